@@ -1,0 +1,40 @@
+//! pgvalet, a transaction-level connection pooler for PostgreSQL.
+//!
+//! # The life of a client
+//!
+//! `runtime::listener` accepts its socket and hands it to a worker. `client::login` reads its startup packet, has it
+//! prove who it is, asks `routing` for its pool and greets it with what a server of that pool reports. From then on
+//! `client::relay` polls both its sockets: a request leads to a checkout from the worker's shard of the pool
+//! (`pool::shard`), the server's replies lead, at the end of the transaction, to a checkin, and to a reset by
+//! `pool::keeper` if what ran can have left something behind (`session::classify`).
+//!
+//! # The modules
+//!
+//! Arrows point down only; `config`, `error` and `metrics` serve all.
+//!
+//! - [`runtime`]: the process: workers, listeners, signals, reload, shutdown.
+//! - [`admin`]: the admin console. [`client`]: logins, sessions, the relay.
+//! - [`routing`]: from database and user to a pool.
+//! - [`pool`]: who has which server, who waits for one.
+//! - [`server`]: one connection to PostgreSQL.
+//! - [`auth`]: passwords. [`session`]: what belongs to a client between leases. [`net`]: sockets and buffers.
+//! - [`protocol`]: the wire protocol.
+//!
+//! `protocol`, `session` and `auth` are pure: no I/O, no clock, no randomness.
+
+#![forbid(unsafe_code)]
+
+pub mod admin;
+pub mod auth;
+pub mod cli;
+pub mod client;
+pub mod config;
+pub mod error;
+pub mod metrics;
+pub mod net;
+pub mod pool;
+pub mod protocol;
+pub mod routing;
+pub mod runtime;
+pub mod server;
+pub mod session;

@@ -1,0 +1,149 @@
+//! The command line: what was asked for, and the exit code it ends with.
+//!
+//! Owns arguments and what is printed before the pooler runs. Exit codes: 0 all is well, 1 the configuration is wrong (or
+//! what `runtime` says), 2 the arguments are.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{self, Config};
+
+/// A transaction-level connection pooler for PostgreSQL.
+#[derive(Debug, Parser)]
+#[command(
+    name = "pgvalet",
+    version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    arg_required_else_help = true,
+    after_help = AFTER_HELP
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// Configuration file, TOML or pgbouncer.ini: run in the foreground with it
+    #[arg(required = true, value_name = "CONFIG")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check a configuration file and tell everything that is wrong with it
+    Check {
+        /// Configuration file, TOML or pgbouncer.ini
+        config: PathBuf,
+    },
+    /// Print a pgbouncer.ini as TOML that means the same (with the passwords in it)
+    Convert {
+        /// The pgbouncer.ini
+        ini: PathBuf,
+    },
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  pgvalet config/pgvalet.toml                  run, logging to standard error
+  pgvalet check config/pgvalet.toml            before a reload
+  pgvalet convert pgbouncer.ini > pgvalet.toml
+
+Signals: HUP reloads the configuration; TERM and INT let transactions finish, then end; a second one ends at once.
+Exit codes: 0 ended as asked, 1 wrong configuration or failure, 2 wrong arguments.";
+
+/// Does what the command line asks for.
+pub fn run() -> ExitCode {
+    run_with(std::env::args_os())
+}
+
+fn run_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version come as errors too, with exit code 0. A closed terminal is not worth another message.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    match (arguments.command, arguments.config) {
+        (Some(Command::Check { config }), _) => check(&config),
+        (Some(Command::Convert { ini }), _) => convert(&ini),
+        (None, Some(path)) => match load(&path) {
+            Ok(config) => crate::runtime::run(path, config),
+            Err(code) => code,
+        },
+        (None, None) => ExitCode::from(2),
+    }
+}
+
+/// Loads the configuration, or prints what is wrong with it.
+fn load(path: &Path) -> Result<Config, ExitCode> {
+    config::load(path).map_err(|problems| {
+        eprintln!("{problems}");
+        ExitCode::FAILURE
+    })
+}
+
+fn check(path: &Path) -> ExitCode {
+    let config = match load(path) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    for warning in &config.warnings {
+        eprintln!("warning: {warning}");
+    }
+    let databases: Vec<&str> = config.databases.keys().map(String::as_str).collect();
+    let fallback = if config.fallback.is_some() { " and any other (*)" } else { "" };
+    println!("{} is valid.", path.display());
+    println!("  listens on   {}", listeners(&config));
+    println!("  databases    {}{fallback}", databases.join(", "));
+    println!("  users        {}", config.users.len());
+    println!("  clients      up to {}", config.general.max_client_conn);
+    println!("  workers      {}", config.general.workers);
+    ExitCode::SUCCESS
+}
+
+fn listeners(config: &Config) -> String {
+    let general = &config.general;
+    let port = general.listen_port;
+    let tcp = general.listen_addr.iter().map(|address| std::net::SocketAddr::new(*address, port).to_string());
+    let unix =
+        general.unix_socket_dir.iter().map(|directory| format!("{}/.s.PGSQL.{port}", directory.display()));
+    tcp.chain(unix).collect::<Vec<_>>().join(", ")
+}
+
+fn convert(path: &Path) -> ExitCode {
+    match config::convert(path) {
+        Ok(text) => {
+            // Not print!, which panics where the reader has gone (`| head`).
+            let written = std::io::stdout().write_all(text.as_bytes());
+            if written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(problems) => {
+            eprintln!("{problems}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_file_alone_means_run() {
+        let arguments = Arguments::try_parse_from(["pgvalet", "a.toml"]).unwrap();
+        assert!(arguments.command.is_none());
+        assert_eq!(arguments.config, Some("a.toml".into()));
+        assert!(Arguments::try_parse_from(["pgvalet", "check"]).is_err());
+        assert!(Arguments::try_parse_from(["pgvalet", "a.toml", "b.toml"]).is_err());
+    }
+}

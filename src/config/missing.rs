@@ -1,0 +1,178 @@
+//! What pgbouncer has and pgvalet does not: why, and whether that may be passed over.
+//!
+//! Owns that one list. A setting leaves it when pgvalet learns it.
+
+use super::draft::Section;
+
+/// What to do about a setting that pgvalet does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Missing {
+    /// It asks for what happens anyway.
+    Harmless,
+    /// It is passed over, with a warning that says why.
+    Told(&'static str),
+    /// What it asks for matters too much to be passed over.
+    Refused(&'static str),
+}
+
+const TLS_LATER: &str = "not supported yet: TLS is still to come";
+const TLS_REFUSED: &str = "not supported yet: pgvalet has no TLS so far and cannot keep this promise; \
+    write disable, or prefer to take plain connections";
+const AUTH_QUERY_LATER: &str = "not supported yet: users come from auth_file only";
+const DNS: &str = "has no meaning here: names are resolved by the system at each connect";
+const SYSLOG: &str = "not supported yet: the log goes to standard error, from where systemd takes it";
+const STARTUP: &str = "has no meaning here: all startup parameters are accepted and follow the client";
+
+/// Settings of `[pgbouncer]` that pgvalet lacks: name, the values that ask for nothing (with commas between them), why.
+#[rustfmt::skip] // a table
+const GENERAL: &[(&str, &str, &str)] = &[
+    ("logfile", "", SYSLOG),
+    ("pidfile", "", "has no meaning here: pgvalet stays in the foreground, under systemd or the like"),
+    ("user", "", "not supported yet: start pgvalet as this user"),
+    ("job_name", "pgbouncer", "has no meaning here: it names lines in syslog"),
+    ("service_name", "pgbouncer", "has no meaning here: it names lines in syslog"),
+    ("peer_id", "0", "not supported yet: cancel requests are not passed on to other processes"),
+    ("resolv_conf", "", DNS),
+    ("dns_max_ttl", "15", DNS),
+    ("dns_nxdomain_ttl", "15", DNS),
+    ("dns_zone_check_period", "0", DNS),
+    ("application_name_add_host", "0", "not supported yet: application_name is passed on as the client gave it"),
+    ("stats_period", "60", "has no meaning here: counters are summed when someone looks"),
+    ("log_stats", "0,1", "not supported yet: no statistics are written to the log"),
+    ("track_extra_parameters", "IntervalStyle", "has no meaning here: every setting of a session follows its client"),
+    ("ignore_startup_parameters", "", STARTUP),
+    ("login_notify_message", "", "not supported yet: clients get no notice at login"),
+    ("max_db_client_connections", "0", "not supported yet: clients are limited by max_client_conn only"),
+    ("max_user_client_connections", "0", "not supported yet: clients are limited by max_client_conn only"),
+    ("server_round_robin", "0", "not supported yet: the server used last is used first"),
+    ("auth_hba_file", "", "not supported yet: it is not read, and auth_type = hba is refused"),
+    ("auth_ident_file", "", "not supported yet: it is not read"),
+    ("auth_ldap_options", "", "not supported yet: it is not used, and auth_type = ldap is refused"),
+    ("auth_user", "", AUTH_QUERY_LATER),
+    ("auth_query", "", AUTH_QUERY_LATER),
+    ("auth_dbname", "", AUTH_QUERY_LATER),
+    ("syslog", "0", SYSLOG),
+    ("syslog_ident", "pgbouncer", SYSLOG),
+    ("syslog_facility", "daemon", SYSLOG),
+    ("verbose", "0", "has no meaning here: set log_level"),
+    ("server_fast_close", "0", "not supported yet: servers are closed when their client releases them"),
+    ("autodb_idle_timeout", "3600", "not supported yet: pools stay until they are empty by server_idle_timeout"),
+    ("pool_idle_timeout", "0", "not supported yet: pools stay until they are empty by server_idle_timeout"),
+    ("query_wait_notify", "0,5", "not supported yet: waiting clients get no notice"),
+    ("cancel_wait_timeout", "10", "not supported yet: cancel requests use server_connect_timeout"),
+    ("transaction_timeout", "0", "not supported yet: set transaction_timeout in PostgreSQL 17 or later, or idle_transaction_timeout"),
+    ("suspend_timeout", "10", "has no meaning here: pgvalet has no SUSPEND"),
+    ("pkt_buf", "4096", "has no meaning here: buffers are sized by their use"),
+    ("max_packet_size", "2147483647", "has no meaning here: messages stream through and are never gathered"),
+    ("sbuf_loopcnt", "5", "has no meaning here: a busy client yields to others anyway"),
+    ("tcp_defer_accept", "0,1,45", "has no meaning here: waiting logins cost little"),
+    ("tcp_socket_buffer", "0", "not supported yet: the system sizes socket buffers"),
+    ("disable_pqexec", "0", "not supported yet: queries of several statements are passed on"),
+    ("client_tls_key_file", "", TLS_LATER),
+    ("client_tls_cert_file", "", TLS_LATER),
+    ("client_tls_ca_file", "", TLS_LATER),
+    ("client_tls_protocols", "secure", TLS_LATER),
+    ("client_tls_ciphers", "default,fast", TLS_LATER),
+    ("client_tls13_ciphers", "", TLS_LATER),
+    ("client_tls_ecdhcurve", "auto", TLS_LATER),
+    ("client_tls_dheparams", "auto", TLS_LATER),
+    ("server_tls_key_file", "", TLS_LATER),
+    ("server_tls_cert_file", "", TLS_LATER),
+    ("server_tls_ca_file", "", TLS_LATER),
+    ("server_tls_protocols", "secure", TLS_LATER),
+    ("server_tls_ciphers", "default,fast", TLS_LATER),
+    ("server_tls13_ciphers", "", TLS_LATER),
+];
+
+/// The same for a line of `[databases]`.
+#[rustfmt::skip]
+const DATABASE: &[(&str, &str, &str)] = &[
+    ("auth_user", "", AUTH_QUERY_LATER),
+    ("auth_query", "", AUTH_QUERY_LATER),
+    ("auth_dbname", "", AUTH_QUERY_LATER),
+    ("load_balance_hosts", "disable", "not supported yet: hosts are tried in their order"),
+    ("max_db_client_connections", "0", "not supported yet: clients are limited by max_client_conn only"),
+];
+
+/// The same for a line of `[users]`.
+#[rustfmt::skip]
+const USER: &[(&str, &str, &str)] = &[
+    ("max_user_client_connections", "0", "not supported yet: clients are limited by max_client_conn only"),
+    ("transaction_timeout", "0", "not supported yet: set transaction_timeout in PostgreSQL 17 or later, or idle_transaction_timeout"),
+];
+
+/// Limits of a database or user that are unset when 0: the general setting holds.
+const ZERO_IS_UNSET: [&str; 3] = ["max_db_connections", "max_user_connections", "server_lifetime"];
+
+/// What to do about `key = value` of `[pgbouncer]`; `None` if it is a setting of pgvalet, or of nobody.
+pub(super) fn general(key: &str, value: &str) -> Option<Missing> {
+    match (key, value) {
+        ("client_tls_sslmode" | "server_tls_sslmode", "disable") => Some(Missing::Harmless),
+        ("client_tls_sslmode", "allow" | "prefer") => Some(Missing::Told(TLS_LATER)),
+        // pgbouncer's default: to go without TLS where the server has none.
+        ("server_tls_sslmode", "allow" | "prefer") => Some(Missing::Harmless),
+        ("client_tls_sslmode" | "server_tls_sslmode", _) => Some(Missing::Refused(TLS_REFUSED)),
+        _ => found(GENERAL, key, value),
+    }
+}
+
+/// The same for a key of a database or user.
+pub(super) fn entry(section: &Section, key: &str, value: &str) -> Option<Missing> {
+    if value == "0" && ZERO_IS_UNSET.contains(&key) {
+        return Some(Missing::Harmless);
+    }
+    match section {
+        Section::General => None,
+        Section::Database(_) => found(DATABASE, key, value),
+        Section::User(_) => found(USER, key, value),
+    }
+}
+
+/// Why pgvalet does not have `key`, if pgbouncer does.
+pub(super) fn why(key: &str) -> Option<&'static str> {
+    if key == "server_reset_query_always" {
+        return Some("here it is reset = \"always\"");
+    }
+    if key == "client_tls_sslmode" || key == "server_tls_sslmode" {
+        return Some(TLS_LATER);
+    }
+    let mut all = [GENERAL, DATABASE, USER].into_iter().flatten();
+    all.find(|(name, ..)| *name == key).map(|(.., why)| *why)
+}
+
+fn found(table: &[(&str, &str, &'static str)], key: &str, value: &str) -> Option<Missing> {
+    let (_, harmless, why) = table.iter().find(|(name, ..)| *name == key)?;
+    let harmless =
+        value.is_empty() || harmless.split(',').any(|harmless| harmless.eq_ignore_ascii_case(value));
+    Some(if harmless { Missing::Harmless } else { Missing::Told(why) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::settings;
+
+    #[test]
+    fn nothing_is_missing_that_the_settings_have() {
+        let known: Vec<&str> = settings::general().map(|about| about.name).collect();
+        for (name, ..) in GENERAL {
+            assert!(!known.contains(name), "{name}");
+        }
+        let known: Vec<&str> = settings::database().map(|about| about.name).collect();
+        for (name, ..) in DATABASE {
+            assert!(!known.contains(name), "{name}");
+        }
+        let known: Vec<&str> = settings::user().map(|about| about.name).collect();
+        for (name, ..) in USER {
+            assert!(!known.contains(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_asks_for_nothing_is_passed_over_in_silence() {
+        assert_eq!(general("server_round_robin", "0"), Some(Missing::Harmless));
+        assert!(matches!(general("server_round_robin", "1"), Some(Missing::Told(_))));
+        assert!(matches!(general("client_tls_sslmode", "require"), Some(Missing::Refused(_))));
+        assert_eq!(general("pool_mode", "session"), None);
+    }
+}

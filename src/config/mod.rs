@@ -1,0 +1,307 @@
+//! The checked configuration: what the files said, as it was meant.
+//!
+//! Owns the types that the rest of the program reads. A [`Config`] is correct by type: whoever holds one never has to
+//! ask whether a number is in range, a name exists or two settings fit together. It is immutable; a reload makes a new
+//! one.
+//!
+//! The way there: `file` reads the TOML, `pgbouncer` an ini; both fill a `draft`, value by value, through the one table in
+//! [`settings`] and the kinds of values in `units`; [`resolve`] adds the userlist, checks what must fit together and makes
+//! the [`Config`]. Every step notes what is wrong as a [`Problem`] and goes on.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+mod convert;
+mod draft;
+mod file;
+mod missing;
+mod pgbouncer;
+mod problem;
+pub mod resolve;
+pub mod secret;
+pub mod settings;
+mod units;
+mod userlist;
+
+pub use convert::convert;
+pub use problem::{Problem, Problems};
+pub use secret::Secret;
+
+/// Reads and checks the configuration file `path`: TOML, or a pgbouncer.ini (by its ending, else by its content).
+///
+/// # Errors
+/// Everything that is wrong with the file and with the files that it names, each with its place and what would be right.
+pub fn load(path: &Path) -> Result<Config, Problems> {
+    resolve::resolve(read_draft(path)?)
+}
+
+fn read_draft(path: &Path) -> Result<draft::Draft, Problems> {
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        let message = format!("cannot read the configuration: {error}");
+        Problems(vec![problem::Place::file(path).problem("", message)])
+    })?;
+    let ini = match path.extension().and_then(|extension| extension.to_str()) {
+        Some("ini") => true,
+        Some("toml") => false,
+        _ => pgbouncer::is_ini(&text),
+    };
+    Ok(if ini { pgbouncer::read(path, &text) } else { file::read(path, &text) })
+}
+
+/// Everything pgvalet was told.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// The file this came from, as given on the command line.
+    pub path: PathBuf,
+    /// Settings of the process and defaults of every pool.
+    pub general: General,
+    /// Databases by the name that clients use, without the fallback.
+    pub databases: BTreeMap<String, Arc<Database>>,
+    /// The database `*`: serves every name that `databases` lacks, under that name.
+    pub fallback: Option<Arc<Database>>,
+    /// Users by name, from the TOML and from `auth_file`.
+    pub users: BTreeMap<String, Arc<User>>,
+    /// What is worth telling the operator, though it stops nothing.
+    pub warnings: Vec<String>,
+}
+
+impl Config {
+    /// The database that a client gets who asks for `name`: the one of that name, else the fallback.
+    pub fn database(&self, name: &str) -> Option<Arc<Database>> {
+        self.databases.get(name).or(self.fallback.as_ref()).cloned()
+    }
+
+    /// The user `name`, if known.
+    pub fn user(&self, name: &str) -> Option<Arc<User>> {
+        self.users.get(name).cloned()
+    }
+}
+
+/// Settings of the process, and the defaults for what databases and users do not override.
+///
+/// Durations of `None` mean "no limit"; counts of `None` mean "no limit".
+#[derive(Debug, Clone, PartialEq)]
+pub struct General {
+    /// Number of worker threads.
+    pub workers: usize,
+    /// TCP addresses to listen on; empty for none.
+    pub listen_addr: Vec<IpAddr>,
+    /// Port of the TCP listeners and in the name of the Unix socket.
+    pub listen_port: u16,
+    /// Length of the kernel's accept queue.
+    pub listen_backlog: u32,
+    /// Let several pgvalet processes listen on the same port.
+    pub so_reuseport: bool,
+    /// Directory for `.s.PGSQL.<port>`; `None` for no Unix socket.
+    pub unix_socket_dir: Option<PathBuf>,
+    /// Permissions of the Unix socket.
+    pub unix_socket_mode: u32,
+    /// Group of the Unix socket, by name.
+    pub unix_socket_group: Option<String>,
+
+    /// How long a client keeps a server.
+    pub pool_mode: PoolMode,
+    /// Clients at the same time, over all databases.
+    pub max_client_conn: u32,
+    /// Servers a pool may have.
+    pub default_pool_size: Option<u32>,
+    /// Servers a pool keeps open.
+    pub min_pool_size: u32,
+    /// Servers beyond `default_pool_size` for clients that waited `reserve_pool_timeout`.
+    pub reserve_pool_size: u32,
+    /// How long a client waits before the reserve opens; `None`: the reserve is never used.
+    pub reserve_pool_timeout: Option<Duration>,
+    /// Servers a database may have, over all its pools.
+    pub max_db_connections: Option<u32>,
+    /// Servers a user may have, over all pools.
+    pub max_user_connections: Option<u32>,
+    /// Statements prepared on one server before the least recently used is closed.
+    pub max_prepared_statements: u32,
+
+    /// How clients prove who they are.
+    pub auth_type: AuthType,
+    /// File of further users and their secrets; an absolute path.
+    pub auth_file: Option<PathBuf>,
+    /// Iterations of SCRAM verifiers that pgvalet makes from plain secrets.
+    pub scram_iterations: u32,
+    /// Users who may do everything on the admin console.
+    pub admin_users: Vec<String>,
+    /// Users who may look at the admin console.
+    pub stats_users: Vec<String>,
+
+    /// What a server goes through between two clients.
+    pub reset: Reset,
+    /// The statements of a full reset.
+    pub server_reset_query: String,
+    /// How long what the catalog says of triggers, views and functions is believed before it is read again.
+    pub catalog_probe_interval: Duration,
+    /// Query that shows an idle server to be alive; `None`: no check.
+    pub server_check_query: Option<String>,
+    /// Idle time after which a server is checked.
+    pub server_check_delay: Duration,
+    /// Age after which a server is closed once it is free.
+    pub server_lifetime: Option<Duration>,
+    /// Idle time after which a server is closed.
+    pub server_idle_timeout: Option<Duration>,
+    /// Limit for connecting and logging in to a server.
+    pub server_connect_timeout: Option<Duration>,
+    /// First pause after a failed connect; doubles up to 16 times itself.
+    pub server_login_retry: Duration,
+
+    /// Limit for a client's login.
+    pub client_login_timeout: Option<Duration>,
+    /// Time a query may run.
+    pub query_timeout: Option<Duration>,
+    /// Time a client may wait for a server.
+    pub query_wait_timeout: Option<Duration>,
+    /// Time a client may be idle outside a transaction.
+    pub client_idle_timeout: Option<Duration>,
+    /// Time a client may be idle inside a transaction.
+    pub idle_transaction_timeout: Option<Duration>,
+    /// Time that running transactions get when pgvalet shuts down.
+    pub shutdown_timeout: Option<Duration>,
+
+    /// TCP keepalive and timeouts, on both sides.
+    pub tcp: Tcp,
+    /// What is logged, and how.
+    pub log: Log,
+}
+
+/// A database as clients see it, with its overrides resolved.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Database {
+    /// The name that clients use; `*` for the fallback.
+    pub name: String,
+    /// The name on the server; `None`: the one that the client asked for.
+    pub dbname: Option<String>,
+    /// Where the server is; tried in order.
+    pub hosts: Vec<Host>,
+    /// Port of the server, also in the name of its Unix socket.
+    pub port: u16,
+    /// A fixed server user: all clients of the database share one pool. `None`: each client's own user.
+    pub user: Option<String>,
+    /// Password of the fixed server user.
+    pub password: Option<Secret>,
+    /// Statements run on a server right after its login.
+    pub connect_query: Option<String>,
+    /// Settings sent in the startup packet to the server, as (name, value).
+    pub startup: Vec<(String, String)>,
+    /// Servers a pool of this database may have; `None`: no limit.
+    pub pool_size: Option<u32>,
+    /// Whether `pool_size` was set for this database (it then wins over a user's `pool_size`).
+    pub pool_size_set: bool,
+    /// Servers a pool of this database keeps open.
+    pub min_pool_size: u32,
+    /// See [`General::reserve_pool_size`].
+    pub reserve_pool_size: u32,
+    /// `None`: the user's or the general one.
+    pub pool_mode: Option<PoolMode>,
+    /// See [`General::reset`].
+    pub reset: Reset,
+    /// Servers of this database over all its pools.
+    pub max_db_connections: Option<u32>,
+    /// `None`: the user's or the general one; `Some(None)`: no limit.
+    pub query_wait_timeout: Option<Option<Duration>>,
+    /// See [`General::server_lifetime`].
+    pub server_lifetime: Option<Duration>,
+}
+
+/// A user as pgvalet knows it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct User {
+    /// The user's name.
+    pub name: String,
+    /// What the user's password is checked against; `None`: this user cannot log in with a password.
+    pub secret: Option<Secret>,
+    /// Servers in a pool of this user; `None`: the database's; `Some(None)`: no limit.
+    pub pool_size: Option<Option<u32>>,
+    /// `None`: the database's.
+    pub reserve_pool_size: Option<u32>,
+    /// `None`: the general one.
+    pub pool_mode: Option<PoolMode>,
+    /// Servers of this user over all pools; `None`: no limit.
+    pub max_user_connections: Option<u32>,
+    /// Overrides of the general timeouts: `None` the general one, `Some(None)` no limit.
+    pub query_timeout: Option<Option<Duration>>,
+    /// See `query_timeout`.
+    pub query_wait_timeout: Option<Option<Duration>>,
+    /// See `query_timeout`.
+    pub client_idle_timeout: Option<Option<Duration>>,
+    /// See `query_timeout`.
+    pub idle_transaction_timeout: Option<Option<Duration>>,
+}
+
+/// How long a client keeps a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PoolMode {
+    /// Until the client leaves.
+    Session,
+    /// Until its transaction ends.
+    Transaction,
+    /// Until its statement ends; transactions of several statements are refused.
+    Statement,
+}
+
+/// How clients prove who they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuthType {
+    /// SCRAM-SHA-256.
+    ScramSha256,
+    /// MD5 challenge; SCRAM for users whose secret is a SCRAM verifier.
+    Md5,
+    /// Any known user, without a password.
+    Trust,
+}
+
+/// What a server goes through between two clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reset {
+    /// The least that makes it as new for what its client can have done.
+    Auto,
+    /// The full reset, each time.
+    Always,
+    /// Nothing.
+    Never,
+}
+
+/// Where a server listens.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Host {
+    /// Host name or address.
+    Tcp(String),
+    /// Directory of the Unix socket.
+    Unix(PathBuf),
+}
+
+/// TCP options for client and server sockets. `None`: the system's default.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tcp {
+    /// Whether keepalive probes are sent.
+    pub keepalive: bool,
+    /// Probes before the connection counts as dead.
+    pub keepcnt: Option<u32>,
+    /// Idle time before the first probe.
+    pub keepidle: Option<Duration>,
+    /// Time between probes.
+    pub keepintvl: Option<Duration>,
+    /// Time that sent data may stay unacknowledged.
+    pub user_timeout: Option<Duration>,
+}
+
+/// What is logged, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// A `tracing` filter such as `info` or `info,pgvalet::pool=debug`.
+    pub level: String,
+    /// One JSON object a line instead of text.
+    pub json: bool,
+    /// Log each client's login.
+    pub connections: bool,
+    /// Log each client's end.
+    pub disconnections: bool,
+    /// Log the errors that pgvalet itself sends to clients.
+    pub pooler_errors: bool,
+}

@@ -1,0 +1,420 @@
+//! The one table of settings: name, kind, default, whether a reload applies it, and what it does.
+//!
+//! Everything that has to know the settings derives from it: both file readers, `convert`, the check of
+//! docs/configuration.md, and SHOW CONFIG. A new setting is one entry here and one field in [`General`] (or in
+//! `DatabaseEntry` or `UserEntry` with its resolution in `resolve`).
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::problem::nearest;
+use super::units::{
+    Addresses, CheckQuery, Directory, File, FileMode, Flag, Hosts, Limit, LogFormat, LogLevel, Maybe,
+    MillisLimit, Names, Number, OptionalText, Password, Pause, Port, Scalar, Text, Time, TimeLimit, Unit,
+    Word, Workers,
+};
+use super::{AuthType, General, Host, Log, PoolMode, Reset, Tcp, missing};
+
+/// A setting, as documentation and SHOW CONFIG see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct About {
+    /// Its name in both file formats.
+    pub name: &'static str,
+    /// The kind of its value.
+    pub kind: &'static str,
+    /// Its default, as it would be written in TOML; empty if it has none.
+    pub default: &'static str,
+    /// pgbouncer's default where it differs; it holds in a pgbouncer.ini.
+    pub pgbouncer: Option<&'static str>,
+    /// Whether a reload applies a new value; else a restart does.
+    pub reload: bool,
+    /// What it does.
+    pub doc: &'static str,
+}
+
+/// The settings of the process and of all pools: the top level of the TOML, `[pgbouncer]` of an ini.
+pub fn general() -> impl Iterator<Item = About> {
+    GENERAL.iter().map(|setting| setting.about)
+}
+
+/// The settings of a database: `[databases.NAME]`.
+pub fn database() -> impl Iterator<Item = About> {
+    DATABASE.iter().map(|setting| setting.about)
+}
+
+/// The settings of a user: `[users.NAME]`.
+pub fn user() -> impl Iterator<Item = About> {
+    USER.iter().map(|setting| setting.about)
+}
+
+/// Every general setting with its value in `general`, as it would be written in TOML.
+pub fn values(general: &General) -> impl Iterator<Item = (About, String)> {
+    GENERAL.iter().map(|setting| (setting.about, (setting.write)(general).unwrap_or_default()))
+}
+
+/// A setting of `T`: what is told about it, and how it gets in and out.
+pub(super) struct Setting<T> {
+    pub(super) about: About,
+    read: fn(&mut T, &Scalar) -> Result<(), String>,
+    pub(super) write: fn(&T) -> Option<String>,
+}
+
+/// A database as a file describes it: what is `None` is inherited.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(super) struct DatabaseEntry {
+    pub(super) dbname: Option<String>,
+    pub(super) host: Option<Vec<Host>>,
+    pub(super) port: Option<u16>,
+    pub(super) user: Option<String>,
+    pub(super) password: Option<Password>,
+    pub(super) connect_query: Option<String>,
+    pub(super) client_encoding: Option<String>,
+    pub(super) datestyle: Option<String>,
+    pub(super) timezone: Option<String>,
+    pub(super) application_name: Option<String>,
+    pub(super) pool_mode: Option<PoolMode>,
+    pub(super) pool_size: Option<Option<u32>>,
+    pub(super) min_pool_size: Option<u32>,
+    pub(super) reserve_pool_size: Option<u32>,
+    pub(super) max_db_connections: Option<Option<u32>>,
+    pub(super) reset: Option<Reset>,
+    pub(super) query_wait_timeout: Option<Option<Duration>>,
+    pub(super) server_lifetime: Option<Option<Duration>>,
+}
+
+/// A user as a file describes it: what is `None` is inherited.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(super) struct UserEntry {
+    pub(super) password: Option<Password>,
+    pub(super) pool_mode: Option<PoolMode>,
+    pub(super) pool_size: Option<Option<u32>>,
+    pub(super) reserve_pool_size: Option<u32>,
+    pub(super) max_user_connections: Option<Option<u32>>,
+    pub(super) query_timeout: Option<Option<Duration>>,
+    pub(super) query_wait_timeout: Option<Option<Duration>>,
+    pub(super) client_idle_timeout: Option<Option<Duration>>,
+    pub(super) idle_transaction_timeout: Option<Option<Duration>>,
+}
+
+/// Reads `scalar` into the setting `key` of `target`.
+pub(super) fn apply<T>(
+    table: &[Setting<T>],
+    target: &mut T,
+    key: &str,
+    scalar: &Scalar,
+) -> Result<(), String> {
+    match table.iter().find(|setting| setting.about.name == key) {
+        Some(setting) => (setting.read)(target, scalar),
+        None => Err(unknown(key, table.iter().map(|setting| setting.about.name))),
+    }
+}
+
+/// What to say of a key that no setting has.
+fn unknown<'a>(key: &str, names: impl Iterator<Item = &'a str>) -> String {
+    if let Some(why) = missing::why(key) {
+        return format!("unknown key; pgbouncer has it, but {why}");
+    }
+    match nearest(key, names) {
+        Some(name) => format!("unknown key; did you mean {name}?"),
+        None => "unknown key; docs/configuration.md lists all that there are".into(),
+    }
+}
+
+/// The general settings where a file says nothing; `ini`: with pgbouncer's defaults where they differ.
+pub(super) fn defaults(ini: bool) -> General {
+    let mut general = blank();
+    for setting in GENERAL {
+        let about = setting.about;
+        let default = if ini { about.pgbouncer.unwrap_or(about.default) } else { about.default };
+        let scalar = toml::de::ValueDeserializer::parse(default).and_then(Scalar::deserialize);
+        let read = scalar
+            .map_err(|error| error.to_string())
+            .and_then(|scalar| (setting.read)(&mut general, &scalar));
+        // A default that does not parse is a slip in the table below; the tests of this module find it.
+        debug_assert!(read.is_ok(), "default of {}: {read:?}", about.name);
+    }
+    general
+}
+
+macro_rules! setting {
+    ($name:ident: $unit:ty = $default:literal $(/ $pgbouncer:literal)?, $when:ident, $doc:literal) => {
+        setting!($name => $name: $unit = $default $(/ $pgbouncer)?, $when, $doc)
+    };
+    ($name:ident => $($field:ident).+: $unit:ty = $default:literal $(/ $pgbouncer:literal)?, $when:ident, $doc:literal) => {
+        Setting {
+            about: About {
+                name: stringify!($name),
+                kind: <$unit as Unit>::KIND,
+                default: $default,
+                pgbouncer: setting!(@pgbouncer $($pgbouncer)?),
+                reload: setting!(@when $when),
+                doc: $doc,
+            },
+            read: |target, scalar| {
+                target.$($field).+ = <$unit>::read(scalar)?;
+                Ok(())
+            },
+            write: |target| <$unit>::write(&target.$($field).+),
+        }
+    };
+    (@pgbouncer) => { None };
+    (@pgbouncer $default:literal) => { Some($default) };
+    (@when reload) => { true };
+    (@when restart) => { false };
+}
+
+/// The general settings: `name: Unit = default / pgbouncer's default`.
+#[rustfmt::skip] // one setting, one paragraph
+pub(super) static GENERAL: &[Setting<General>] = &[
+    setting!(workers: Workers = r#""auto""#, restart,
+        "Worker threads; `\"auto\"` is one for each core."),
+    setting!(listen_addr: Addresses = r#"["127.0.0.1"]"# / "[]", restart,
+        "TCP addresses to listen on; `\"*\"` is every address (`0.0.0.0` and `::`), `[]` is none."),
+    setting!(listen_port: Port<0> = "6432", restart,
+        "TCP port, also in the name of the Unix socket; 0 is any free port."),
+    setting!(listen_backlog: Number<1> = "4096" / "128", restart,
+        "Connections that may wait in the kernel to be accepted."),
+    setting!(so_reuseport: Flag = "false", restart,
+        "Let several pgvalet processes listen on the same port."),
+    setting!(unix_socket_dir: Directory = r#""""# / r#""/tmp""#, restart,
+        "Directory of the Unix socket `.s.PGSQL.<listen_port>`; empty for none."),
+    setting!(unix_socket_mode: FileMode = r#""0777""#, restart,
+        "Permissions of the Unix socket."),
+    setting!(unix_socket_group: OptionalText = r#""""#, restart,
+        "Group of the Unix socket, by name; empty for that of the process."),
+
+    setting!(pool_mode: Word<PoolMode> = r#""transaction""# / r#""session""#, reload,
+        "How long a client keeps a server: until it leaves, until its transaction ends, or until its statement ends."),
+    setting!(max_client_conn: Number<1> = "10000" / "100", reload,
+        "Clients at the same time; one more is refused."),
+    setting!(default_pool_size: Limit = "20", reload,
+        "Servers that one pool may have; 0: no limit. A pool is a database and a user, or a database with a fixed `user`."),
+    setting!(min_pool_size: Number<0> = "0", reload,
+        "Servers that a pool keeps open even if nobody needs them."),
+    setting!(reserve_pool_size: Number<0> = "0", reload,
+        "Further servers for a pool whose clients have waited `reserve_pool_timeout`."),
+    setting!(reserve_pool_timeout: TimeLimit = r#""5s""#, reload,
+        "How long a client waits before the reserve opens; 0: never."),
+    setting!(max_db_connections: Limit = "0", reload,
+        "Servers that one database may have over all its pools; 0: no limit."),
+    setting!(max_user_connections: Limit = "0", reload,
+        "Servers that one user may have over all pools; 0: no limit."),
+    setting!(max_prepared_statements: Number<0> = "200", reload,
+        "Statements kept prepared on one server; the least recently used makes room."),
+
+    setting!(auth_type: Word<AuthType> = r#""scram-sha-256""# / r#""md5""#, reload,
+        "How clients prove who they are. `md5` still asks for SCRAM where the secret is a SCRAM verifier; `trust` asks for nothing."),
+    setting!(auth_file: File = r#""""#, reload,
+        "File of users and secrets, one `\"user\" \"secret\"` a line; relative to the directory of the configuration file. Default: none."),
+    setting!(scram_iterations: Number<1> = "4096", reload,
+        "Iterations for SCRAM with secrets that are stored plain."),
+    setting!(admin_users: Names = "[]", reload,
+        "Users who may do everything on the admin console."),
+    setting!(stats_users: Names = "[]", reload,
+        "Users who may look at the admin console."),
+
+    setting!(reset: Word<Reset> = r#""auto""#, reload,
+        "What a server goes through between two clients: the least that makes it as new, all of `server_reset_query`, or nothing."),
+    setting!(server_reset_query: Text = r#""DISCARD ALL""#, reload,
+        "The full reset."),
+    setting!(catalog_probe_interval: Time = r#""30s""#, reload,
+        "How long what the catalog says of triggers, views and functions is believed; `reset = \"auto\"` relies on it."),
+    setting!(server_check_query: CheckQuery = r#""<empty>""#, reload,
+        "Query that shows an idle server to be alive; `\"<empty>\"` is the empty query, `\"\"` is no check."),
+    setting!(server_check_delay: Time = r#""30s""#, reload,
+        "Idle time after which a server is checked before it is used; 0: always."),
+    setting!(server_lifetime: TimeLimit = r#""1h""#, reload,
+        "Age after which a server is closed as soon as it is free; 0: none."),
+    setting!(server_idle_timeout: TimeLimit = r#""10min""#, reload,
+        "Idle time after which a server is closed; 0: none."),
+    setting!(server_connect_timeout: TimeLimit = r#""15s""#, reload,
+        "Time that connecting and logging in to a server may take; 0: no limit."),
+    setting!(server_login_retry: Pause = r#""1s""# / r#""15s""#, reload,
+        "Pause after a failed connect; it doubles with each further failure, up to 16 times this."),
+
+    setting!(client_login_timeout: TimeLimit = r#""1min""#, reload,
+        "Time a client may take to log in; 0: no limit."),
+    setting!(query_timeout: TimeLimit = "0", reload,
+        "Time a query may run; 0: no limit."),
+    setting!(query_wait_timeout: TimeLimit = r#""2min""#, reload,
+        "Time a client may wait for a server; 0: no limit."),
+    setting!(client_idle_timeout: TimeLimit = "0", reload,
+        "Time a client may be idle outside a transaction; 0: no limit."),
+    setting!(idle_transaction_timeout: TimeLimit = "0", reload,
+        "Time a client may be idle inside a transaction; 0: no limit."),
+    setting!(shutdown_timeout: TimeLimit = r#""1min""#, reload,
+        "Time that running transactions get when pgvalet shuts down; 0: as long as they take."),
+
+    setting!(tcp_keepalive => tcp.keepalive: Flag = "true", restart,
+        "Send TCP keepalive probes, to clients and servers."),
+    setting!(tcp_keepcnt => tcp.keepcnt: Limit = "0", restart,
+        "Unanswered probes after which a connection is dead; 0: the system's default."),
+    setting!(tcp_keepidle => tcp.keepidle: TimeLimit = "0", restart,
+        "Idle time before the first probe; 0: the system's default."),
+    setting!(tcp_keepintvl => tcp.keepintvl: TimeLimit = "0", restart,
+        "Time between probes; 0: the system's default."),
+    setting!(tcp_user_timeout => tcp.user_timeout: MillisLimit = "0", restart,
+        "Time that sent data may stay unacknowledged; 0: the system's default."),
+
+    setting!(log_level => log.level: LogLevel = r#""info""#, reload,
+        "How much is logged: `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,pgvalet::pool=debug`."),
+    setting!(log_format => log.json: LogFormat = r#""text""#, restart,
+        "Lines of text, or one JSON object a line."),
+    setting!(log_connections => log.connections: Flag = "true", reload,
+        "Log each client's login."),
+    setting!(log_disconnections => log.disconnections: Flag = "true", reload,
+        "Log each client's end, and why."),
+    setting!(log_pooler_errors => log.pooler_errors: Flag = "true", reload,
+        "Log the errors that pgvalet itself sends to clients."),
+];
+
+/// The settings of a database. An empty default is inherited: from the user, or from the general setting.
+#[rustfmt::skip]
+pub(super) static DATABASE: &[Setting<DatabaseEntry>] = &[
+    setting!(dbname: Maybe<Text> = "", reload,
+        "Name of the database on the server; default: the name that the client asked for."),
+    setting!(host: Maybe<Hosts> = r#""127.0.0.1""#, reload,
+        "Where the server is: a name, an address, the directory of a Unix socket, or several of these, tried in order. Default in a pgbouncer.ini: the Unix socket in `unix_socket_dir`."),
+    setting!(port: Maybe<Port<1>> = "5432", reload,
+        "Port of the server, also in the name of its Unix socket."),
+    setting!(user: Maybe<Text> = "", reload,
+        "A fixed server user: all clients of the database share one pool. Default: each client's own user, with a pool each."),
+    setting!(password: Maybe<Password> = "", reload,
+        "Password of the fixed `user`; default: the one that `[users]` or `auth_file` has for it."),
+    setting!(pool_mode: Maybe<Word<PoolMode>> = "", reload,
+        "Overrides the user's and the general `pool_mode`."),
+    setting!(pool_size: Maybe<Limit> = "", reload,
+        "Overrides the user's `pool_size` and `default_pool_size`."),
+    setting!(min_pool_size: Maybe<Number<0>> = "", reload,
+        "Overrides the general `min_pool_size`."),
+    setting!(reserve_pool_size: Maybe<Number<0>> = "", reload,
+        "Overrides the general `reserve_pool_size`."),
+    setting!(max_db_connections: Maybe<Limit> = "", reload,
+        "Overrides the general `max_db_connections`."),
+    setting!(reset: Maybe<Word<Reset>> = "", reload,
+        "Overrides the general `reset`."),
+    setting!(query_wait_timeout: Maybe<TimeLimit> = "", reload,
+        "Overrides the user's and the general `query_wait_timeout`."),
+    setting!(server_lifetime: Maybe<TimeLimit> = "", reload,
+        "Overrides the general `server_lifetime`."),
+    setting!(connect_query: Maybe<Text> = "", reload,
+        "Statements that a server runs right after its login."),
+    setting!(client_encoding: Maybe<Text> = "", reload,
+        "Setting that servers start with."),
+    setting!(datestyle: Maybe<Text> = "", reload,
+        "Setting that servers start with."),
+    setting!(timezone: Maybe<Text> = "", reload,
+        "Setting that servers start with."),
+    setting!(application_name: Maybe<Text> = "", reload,
+        "Setting that servers start with."),
+];
+
+/// The settings of a user. An empty default is inherited: from the database, or from the general setting.
+#[rustfmt::skip]
+pub(super) static USER: &[Setting<UserEntry>] = &[
+    setting!(password: Maybe<Password> = "", reload,
+        "The user's secret: the password, `md5` and its hash, or a `SCRAM-SHA-256$` verifier as in `pg_authid`."),
+    setting!(pool_mode: Maybe<Word<PoolMode>> = "", reload,
+        "Overrides the general `pool_mode`."),
+    setting!(pool_size: Maybe<Limit> = "", reload,
+        "Overrides `default_pool_size` in databases that have no `pool_size` of their own."),
+    setting!(reserve_pool_size: Maybe<Number<0>> = "", reload,
+        "Overrides the database's and the general `reserve_pool_size`."),
+    setting!(max_user_connections: Maybe<Limit> = "", reload,
+        "Overrides the general `max_user_connections`."),
+    setting!(query_timeout: Maybe<TimeLimit> = "", reload,
+        "Overrides the general `query_timeout`."),
+    setting!(query_wait_timeout: Maybe<TimeLimit> = "", reload,
+        "Overrides the general `query_wait_timeout`."),
+    setting!(client_idle_timeout: Maybe<TimeLimit> = "", reload,
+        "Overrides the general `client_idle_timeout`."),
+    setting!(idle_transaction_timeout: Maybe<TimeLimit> = "", reload,
+        "Overrides the general `idle_transaction_timeout`."),
+];
+
+/// Something to read the defaults into; nothing of it stays.
+fn blank() -> General {
+    General {
+        workers: 1,
+        listen_addr: Vec::new(),
+        listen_port: 0,
+        listen_backlog: 0,
+        so_reuseport: false,
+        unix_socket_dir: None,
+        unix_socket_mode: 0,
+        unix_socket_group: None,
+        pool_mode: PoolMode::Transaction,
+        max_client_conn: 0,
+        default_pool_size: None,
+        min_pool_size: 0,
+        reserve_pool_size: 0,
+        reserve_pool_timeout: None,
+        max_db_connections: None,
+        max_user_connections: None,
+        max_prepared_statements: 0,
+        auth_type: AuthType::ScramSha256,
+        auth_file: None,
+        scram_iterations: 0,
+        admin_users: Vec::new(),
+        stats_users: Vec::new(),
+        reset: Reset::Auto,
+        server_reset_query: String::new(),
+        catalog_probe_interval: Duration::ZERO,
+        server_check_query: None,
+        server_check_delay: Duration::ZERO,
+        server_lifetime: None,
+        server_idle_timeout: None,
+        server_connect_timeout: None,
+        server_login_retry: Duration::ZERO,
+        client_login_timeout: None,
+        query_timeout: None,
+        query_wait_timeout: None,
+        client_idle_timeout: None,
+        idle_transaction_timeout: None,
+        shutdown_timeout: None,
+        tcp: Tcp { keepalive: false, keepcnt: None, keepidle: None, keepintvl: None, user_timeout: None },
+        log: Log {
+            level: String::new(),
+            json: false,
+            connections: false,
+            disconnections: false,
+            pooler_errors: false,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_default_parses_in_both_formats() {
+        let (toml, ini) = (defaults(false), defaults(true));
+        assert_eq!((toml.pool_mode, ini.pool_mode), (PoolMode::Transaction, PoolMode::Session));
+        assert_eq!((toml.max_client_conn, ini.max_client_conn), (10_000, 100));
+        assert_eq!(toml.server_check_query.as_deref(), Some(""));
+        assert!(ini.listen_addr.is_empty() && !toml.listen_addr.is_empty());
+    }
+
+    #[test]
+    fn defaults_are_written_as_they_stand_in_the_table() {
+        for (about, value) in values(&defaults(false)).filter(|(about, _)| about.name != "workers") {
+            assert_eq!(value, about.default, "{}", about.name);
+        }
+    }
+
+    #[test]
+    fn no_name_is_in_a_table_twice() {
+        for mut names in [
+            general().map(|about| about.name).collect::<Vec<_>>(),
+            database().map(|about| about.name).collect(),
+            user().map(|about| about.name).collect(),
+        ] {
+            let before = names.len();
+            names.sort_unstable();
+            names.dedup();
+            assert_eq!(names.len(), before);
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! A pgbouncer.ini means what it means to pgbouncer, and converts to TOML that means the same.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use pgvalet::config::{self, Config, Host, PoolMode, Reset};
+
+use super::{Files, INI_REST, REST, assert_problem, ini, problem, problems, without};
+
+/// An ini that uses everything, and the TOML that means the same.
+const INI: &str = r#"
+;; a comment
+# another
+[databases]
+app = host=10.0.0.1,10.0.0.2 port=5433 dbname=prod user=svc password='it''s' pool_size=5 connect_query='SET a.b = ''c''' timezone=UTC
+local =
+"odd name" = host=/run/pg pool_mode=statement reserve_pool=2 max_db_connections=0 server_lifetime=60
+* = host=fallback.example.com query_wait_timeout=3
+[users]
+alice = pool_mode=session max_user_connections=4 query_timeout=1.5
+[pgbouncer]
+listen_addr = 127.0.0.1, ::1
+listen_port = 6000
+auth_file = @LIST@
+auth_type = scram-sha-256
+pool_mode = transaction
+max_client_conn = 500
+max_client_conn = 700
+max_db_connections = 9
+admin_users = alice, bob
+server_check_query = select 1
+server_lifetime = 0
+tcp_user_timeout = 1500
+log_connections = 0
+log_disconnections = no
+unix_socket_dir = /run
+unix_socket_mode = 0770
+"#;
+
+const SAME: &str = r#"
+listen_addr = ["127.0.0.1", "::1"]
+listen_port = 6000
+listen_backlog = 128
+auth_file = "@LIST@"
+max_client_conn = 700
+max_db_connections = 9
+admin_users = "alice,bob"
+server_check_query = "select 1"
+server_lifetime = 0
+server_login_retry = "15s"
+tcp_user_timeout = "1500ms"
+log_connections = false
+log_disconnections = false
+unix_socket_dir = "/run"
+unix_socket_mode = "0770"
+[databases.app]
+host = ["10.0.0.1", "10.0.0.2"]
+port = 5433
+dbname = "prod"
+user = "svc"
+password = "it's"
+pool_size = 5
+connect_query = "SET a.b = 'c'"
+timezone = "UTC"
+[databases.local]
+host = "/run"
+[databases."odd name"]
+host = "/run/pg"
+pool_mode = "statement"
+reserve_pool_size = 2
+server_lifetime = "1min"
+[databases."*"]
+host = "fallback.example.com"
+query_wait_timeout = "3s"
+[users.alice]
+pool_mode = "session"
+max_user_connections = 4
+query_timeout = "1500ms"
+"#;
+
+fn without_origin(config: Config) -> Config {
+    Config { path: PathBuf::new(), warnings: Vec::new(), ..config }
+}
+
+#[test]
+fn an_ini_and_the_toml_that_says_the_same_are_equal() {
+    let files = Files::new();
+    let list = files.write("userlist.txt", "\"alice\" \"x\"\n\"svc\" \"y\"\n");
+    let fill = |text: &str| text.replace("@LIST@", list.to_str().unwrap());
+    let ini = config::load(&files.write("p.ini", &fill(INI))).unwrap();
+    let toml = config::load(&files.write("p.toml", &fill(SAME))).unwrap();
+    assert!(ini.warnings.is_empty(), "{:?}", ini.warnings);
+    assert_eq!(without_origin(ini), without_origin(toml));
+}
+
+#[test]
+fn a_converted_ini_means_the_same() {
+    let files = Files::new();
+    let list = files.write("userlist.txt", "\"alice\" \"x\"\n\"svc\" \"y\"\n");
+    let path = files.write("p.ini", &INI.replace("@LIST@", list.to_str().unwrap()));
+    let text = config::convert(&path).unwrap();
+    let converted = config::load(&files.write("converted.toml", &text)).unwrap();
+    assert_eq!(without_origin(config::load(&path).unwrap()), without_origin(converted));
+    assert!(text.contains("# Clients at the same time"), "commented: {text}");
+    assert!(text.contains("[databases.\"odd name\"]"), "{text}");
+    assert!(!text.contains("\"x\""), "the userlist stays a file: {text}");
+}
+
+#[test]
+fn a_bare_ini_has_pgbouncers_behaviour() {
+    let config = ini("[databases]\na =\n[pgbouncer]\nauth_type=trust\n").unwrap();
+    let general = &config.general;
+    assert_eq!((general.pool_mode, general.max_client_conn), (PoolMode::Session, 100));
+    assert_eq!((general.listen_addr.len(), general.unix_socket_dir.as_deref()), (0, Some(Path::new("/tmp"))));
+    assert_eq!(config.database("a").unwrap().hosts, [Host::Unix("/tmp".into())]);
+    assert_eq!(general.reset, Reset::Auto);
+}
+
+#[test]
+fn the_reset_of_an_ini_follows_its_settings() {
+    let reset = |line: &str| ini(&format!("[pgbouncer]\n{line}{INI_REST}")).unwrap().general.reset;
+    assert_eq!(reset(""), Reset::Auto);
+    assert_eq!(reset("server_reset_query = DEALLOCATE ALL"), Reset::Auto);
+    assert_eq!(reset("server_reset_query_always = 1"), Reset::Always);
+    assert_eq!(reset("server_reset_query ="), Reset::Never);
+    assert_eq!(reset("server_reset_query =\nserver_reset_query_always = 1"), Reset::Never);
+    assert_eq!(reset("reset = always\nserver_reset_query_always = 0"), Reset::Always);
+}
+
+#[test]
+fn what_pgvalet_lacks_is_one_warning_each_with_a_reason() {
+    let text = format!(
+        "[pgbouncer]\nlogfile = /x\nserver_round_robin = 1\npkt_buf = 8192\npkt_buf = 16384\nauth_query = SELECT 1\n\
+         peer_id = 0\nclient_tls_sslmode = prefer\nclient_tls_key_file = /k\n[peers]\n1 = host=a\n2 = host=b\n[pgbouncer]{INI_REST}\
+         b = host=a auth_user=x load_balance_hosts=round-robin\n"
+    );
+    let config = ini(&text).unwrap();
+    let keys = [
+        "logfile",
+        "server_round_robin",
+        "pkt_buf",
+        "auth_query",
+        "client_tls_sslmode",
+        "client_tls_key_file",
+        "peers",
+        "databases.b.auth_user",
+        "databases.b.load_balance_hosts",
+    ];
+    assert_eq!(config.warnings.len(), keys.len(), "{:#?}", config.warnings);
+    for (warning, key) in config.warnings.iter().zip(keys) {
+        assert!(warning.contains(&format!(": {key}: ")), "{key}: {warning}");
+        assert!(warning.contains("not supported yet") || warning.contains("no meaning here"), "{warning}");
+    }
+}
+
+#[test]
+fn what_an_ini_asks_for_and_cannot_have_is_refused() {
+    for (line, key) in [
+        ("auth_type = hba", "auth_type"),
+        ("auth_type = any", "auth_type"),
+        ("auth_type = cert", "auth_type"),
+        ("auth_type = ldap", "auth_type"),
+        ("auth_type = pam", "auth_type"),
+        ("client_tls_sslmode = require", "client_tls_sslmode"),
+        ("client_tls_sslmode = verify-full", "client_tls_sslmode"),
+        ("server_tls_sslmode = require", "server_tls_sslmode"),
+        ("server_tls_sslmode = verify-ca", "server_tls_sslmode"),
+    ] {
+        assert_problem(
+            ini(&format!("[pgbouncer]\nauth_type=trust\n[databases]\na=\n[pgbouncer]\n{line}\n"))
+                .map_err(without("log in")),
+            6,
+            key,
+            "not supported yet",
+        );
+    }
+    for line in
+        ["client_tls_sslmode = disable", "server_tls_sslmode = prefer", "server_tls_sslmode = disable"]
+    {
+        assert!(ini(&format!("[pgbouncer]\n{line}{INI_REST}")).unwrap().warnings.is_empty(), "{line}");
+    }
+}
+
+#[test]
+fn broken_lines_of_an_ini_are_told_each() {
+    let text = "stray = 1\n[pgbouncer]\nauth_type = trust\nnonsense\nlisten_port = x\n[open\n[databases]\na = host=\nb = host='x\nc = port=0 hots=y\n";
+    let lines: Vec<_> = problems(ini(text)).iter().map(|problem| problem.line.unwrap()).collect();
+    assert_eq!(lines, [1, 4, 5, 6, 8, 9, 10, 10]);
+}
+
+#[test]
+fn included_files_are_read_and_their_errors_have_their_own_lines() {
+    let files = Files::new();
+    let databases = files.write("databases.ini", "[databases]\na = port=0\n");
+    let path =
+        files.write("p.ini", &format!("[pgbouncer]\nauth_type=trust\n%include {}\n", databases.display()));
+    let found = problem(config::load(&path));
+    assert_eq!((found.file.as_path(), found.line), (databases.as_path(), Some(2)));
+    files.write("databases.ini", "[databases]\na = port=1\n");
+    assert_eq!(config::load(&path).unwrap().database("a").unwrap().port, 1);
+    files.write("databases.ini", &format!("%include {}\n", path.display()));
+    assert!(problem(config::load(&path)).message.contains("circle"));
+    fs::remove_file(databases).unwrap();
+    assert_eq!(problem(config::load(&path)).line, Some(3));
+}
+
+#[test]
+fn the_format_is_found_without_an_ending() {
+    let files = Files::new();
+    let ini = files.write("pgvalet.conf", &format!("; hello\n[pgbouncer]{INI_REST}"));
+    assert_eq!(config::load(&ini).unwrap().general.pool_mode, PoolMode::Session);
+    let toml = files.write("pgvalet", REST);
+    assert_eq!(config::load(&toml).unwrap().general.pool_mode, PoolMode::Transaction);
+}

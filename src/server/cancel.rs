@@ -1,0 +1,84 @@
+//! Cancel requests towards a server.
+//!
+//! PostgreSQL signals its backend before it closes the connection that brought the request. So a server must not go to
+//! another client before that connection has closed: [`CancelGate`] counts the requests on their way.
+
+use crate::net::connect::connect_to;
+use crate::net::stream::Address;
+use crate::protocol::frontend;
+use crate::server::BackendKey;
+use bytes::BytesMut;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// How long a server gets to take a cancel request.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Cancel requests on their way to one server.
+#[derive(Debug, Default)]
+pub struct CancelGate {
+    pending: AtomicU32,
+    quiet: Notify,
+}
+
+impl CancelGate {
+    /// Whether a request is on its way.
+    #[inline]
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.pending.load(Ordering::Acquire) > 0
+    }
+
+    /// Counts a request in, until the guard is dropped.
+    #[must_use]
+    pub fn enter(self: &Arc<CancelGate>) -> Pending {
+        self.pending.fetch_add(1, Ordering::AcqRel);
+        Pending(self.clone())
+    }
+
+    /// Waits until no request is on its way.
+    pub async fn wait_quiet(&self) {
+        loop {
+            let quiet = self.quiet.notified();
+            if !self.is_busy() {
+                return;
+            }
+            quiet.await;
+        }
+    }
+}
+
+/// One request on its way.
+#[derive(Debug)]
+pub struct Pending(Arc<CancelGate>);
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.0.pending.fetch_sub(1, Ordering::AcqRel);
+        self.0.quiet.notify_waiters();
+    }
+}
+
+/// Asks the server at `address` to cancel what the backend of `key` does, and waits until it has taken the request.
+///
+/// # Errors
+/// The socket's, or `TimedOut`.
+pub async fn cancel(address: &Address, key: &BackendKey) -> io::Result<()> {
+    if key.secret.is_empty() {
+        return Ok(());
+    }
+    let deliver = async {
+        let mut stream = connect_to(address).await?;
+        let mut out = BytesMut::new();
+        frontend::cancel(&mut out, key.pid, &key.secret);
+        stream.write_all(&out).await?;
+        // PostgreSQL answers with nothing but the end of the stream.
+        let mut nothing = [0; 64];
+        while stream.read(&mut nothing).await? > 0 {}
+        Ok(())
+    };
+    tokio::time::timeout(LIMIT, deliver).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}

@@ -1,0 +1,258 @@
+//! Logging in to PostgreSQL: connect, authenticate, read what the server says of itself.
+
+use crate::auth::keys::{ClientKeys, KeyCache};
+use crate::auth::scram::{ChannelBinding, Nonce, SCRAM_SHA_256};
+use crate::auth::{AuthError, md5, scram_client::ClientStart};
+use crate::config::secret::Password;
+use crate::config::{Host, Secret, Tcp};
+use crate::net::connect::connect;
+use crate::net::stream::Address;
+use crate::net::Stream;
+use crate::protocol::{ErrorFields, TxStatus, frontend};
+use crate::server::{BackendKey, Reader, Server, ServerError, ready_status};
+use crate::session::{Reported, Settings};
+use bytes::{Buf, BytesMut};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::time::timeout;
+
+/// Where a pool's servers are, and as whom pgvalet logs in to them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Target {
+    /// Tried in order.
+    pub hosts: Vec<Host>,
+    /// Port, also of Unix sockets.
+    pub port: u16,
+    /// The database on the server.
+    pub dbname: String,
+    /// The user on the server.
+    pub user: String,
+    /// What proves the user.
+    pub secret: Option<Secret>,
+    /// Further startup parameters.
+    pub startup: Vec<(String, String)>,
+    /// Statements to run after the login.
+    pub connect_query: Option<String>,
+    /// Socket options.
+    pub tcp: Tcp,
+    /// Limit for all of it.
+    pub timeout: Option<Duration>,
+    /// Statements that each server may hold.
+    pub max_prepared: u32,
+}
+
+/// Opens a server. The keys of SCRAM come from `keys`, or are derived on a thread that may block.
+///
+/// # Errors
+/// Why there is no server; see [`ServerError::is_transient`].
+pub async fn login(target: &Target, keys: &Arc<KeyCache>) -> Result<Server, ServerError> {
+    let limit = target.timeout.unwrap_or(Duration::MAX);
+    match timeout(limit, attempt(target, keys)).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(ServerError::Timeout),
+    }
+}
+
+async fn attempt(target: &Target, keys: &Arc<KeyCache>) -> Result<Server, ServerError> {
+    let (mut stream, address) = open(target).await?;
+    let mut out = BytesMut::new();
+    let fixed = [("user", target.user.as_str()), ("database", target.dbname.as_str())];
+    let more = target.startup.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    frontend::startup(&mut out, fixed.into_iter().chain(more));
+    stream.write_all(&out).await?;
+
+    let mut reader = Reader::default();
+    authenticate(target, keys, &mut stream, &mut reader).await?;
+    let now = Instant::now();
+    let mut server = Server {
+        stream,
+        owed: Default::default(),
+        status: TxStatus::Idle,
+        prepared: Server::new_prepared(target.max_prepared),
+        in_force: Arc::new(Settings::default()),
+        reported: Arc::new(Reported::default()),
+        key: BackendKey::default(),
+        address,
+        cancels: Arc::default(),
+        connected_at: now,
+        expires_at: None,
+        idle_since: now,
+        checked_at: now,
+    };
+    loop {
+        let (tag, body) = reader.next(&mut server.stream).await?;
+        match tag {
+            b'S' => server.report(&body)?,
+            b'K' if body.len() >= 4 => {
+                let mut body = body.freeze();
+                server.key = BackendKey { pid: body.get_i32(), secret: body[..].into() };
+            }
+            b'N' => {}
+            b'E' => return Err(ServerError::Refused(body.to_vec().into())),
+            b'Z' => {
+                server.status = ready_status(&body)?;
+                break;
+            }
+            _ => return Err(ServerError::Protocol("unexpected message after authentication")),
+        }
+    }
+    if !reader.is_empty() || server.status != TxStatus::Idle {
+        return Err(ServerError::Protocol("the first ReadyForQuery is not the last word"));
+    }
+    if let Some(sql) = &target.connect_query {
+        server.run(sql).await?;
+    }
+    Ok(server)
+}
+
+/// Connects to the first host that answers.
+async fn open(target: &Target) -> Result<(Stream, Address), ServerError> {
+    let mut last = ServerError::Protocol("no host");
+    for host in &target.hosts {
+        match connect(host, target.port, &target.tcp).await {
+            Ok(stream) => {
+                let address = match host {
+                    Host::Unix(directory) => Some(Address::Unix(directory.join(format!(".s.PGSQL.{}", target.port)))),
+                    Host::Tcp(_) => stream.peer(),
+                };
+                return Ok((stream, address.ok_or(ServerError::Closed)?));
+            }
+            Err(error) => {
+                let name = match host {
+                    Host::Tcp(name) => format!("{name}:{}", target.port),
+                    Host::Unix(directory) => format!("{}/.s.PGSQL.{}", directory.display(), target.port),
+                };
+                last = ServerError::Connect { target: name, source: Arc::new(error) };
+            }
+        }
+    }
+    Err(last)
+}
+
+async fn authenticate(
+    target: &Target,
+    keys: &Arc<KeyCache>,
+    stream: &mut Stream,
+    reader: &mut Reader,
+) -> Result<(), ServerError> {
+    loop {
+        let mut request = next_request(stream, reader).await?;
+        let malformed = || ServerError::Protocol("malformed authentication request");
+        if request.len() < 4 {
+            return Err(malformed());
+        }
+        let mut out = BytesMut::new();
+        match request.get_u32() {
+            0 => return Ok(()),
+            3 => frontend::password(&mut out, plain(target)?.as_str().as_bytes()),
+            5 => {
+                let salt: [u8; 4] = request[..].try_into().map_err(|_| malformed())?;
+                let secret = target.secret.as_ref().ok_or_else(|| no_secret(target))?;
+                let answer = md5::response(secret, &target.user, salt)
+                    .ok_or_else(|| refuse(target, "a SCRAM verifier cannot answer an md5 request"))?;
+                frontend::password(&mut out, &answer);
+            }
+            10 => {
+                if !request[..].split(|&byte| byte == 0).any(|name| name == SCRAM_SHA_256.as_bytes()) {
+                    return Err(refuse(target, "the server offers no SASL mechanism that pgvalet knows"));
+                }
+                scram(target, keys, stream, reader).await?;
+                continue;
+            }
+            code => {
+                let name = match code {
+                    2 => "Kerberos V5",
+                    7 | 8 => "GSSAPI",
+                    9 => "SSPI",
+                    _ => "an authentication method that pgvalet does not know",
+                };
+                return Err(refuse(target, &format!("the server asks for {name}; let pg_hba.conf ask for scram-sha-256")));
+            }
+        }
+        stream.write_all(&out).await?;
+    }
+}
+
+async fn scram(
+    target: &Target,
+    keys: &Arc<KeyCache>,
+    stream: &mut Stream,
+    reader: &mut Reader,
+) -> Result<(), ServerError> {
+    let failed = |error: AuthError| refuse(target, &error.to_string());
+    let password = plain(target)?;
+    let mut entropy = [0; Nonce::ENTROPY];
+    getrandom::fill(&mut entropy).map_err(|error| refuse(target, &format!("no randomness: {error}")))?;
+    let (start, first) = ClientStart::begin(Nonce::new(entropy), ChannelBinding::None);
+    let mut out = BytesMut::new();
+    frontend::sasl_initial(&mut out, SCRAM_SHA_256, &first);
+    stream.write_all(&out).await?;
+
+    let challenged = start.server_first(&sasl_data(stream, reader, 11).await?).map_err(failed)?;
+    let derived = derive(keys, password, challenged.salt(), challenged.iterations()).await?;
+    let (proved, last) = challenged.answer(&derived);
+    out.clear();
+    frontend::sasl_response(&mut out, &last);
+    stream.write_all(&out).await?;
+    proved.server_final(&sasl_data(stream, reader, 12).await?).map_err(failed)
+}
+
+async fn derive(
+    keys: &Arc<KeyCache>,
+    password: &Password,
+    salt: &[u8],
+    iterations: u32,
+) -> Result<ClientKeys, ServerError> {
+    if let Some(known) = keys.get(password, salt, iterations) {
+        return Ok(known);
+    }
+    let (keys, password, salt) = (keys.clone(), password.clone(), salt.to_vec());
+    tokio::task::spawn_blocking(move || keys.get_or_derive(&password, &salt, iterations))
+        .await
+        .map_err(|_| ServerError::Protocol("the derivation of SCRAM keys was interrupted"))
+}
+
+/// The body of the next authentication request.
+async fn next_request(stream: &mut Stream, reader: &mut Reader) -> Result<BytesMut, ServerError> {
+    loop {
+        let (tag, body) = reader.next(stream).await?;
+        match tag {
+            b'R' => return Ok(body),
+            b'E' => return Err(ServerError::Refused(body.to_vec().into())),
+            // Sent by a server that speaks another minor version; we asked for 3.0, which all do.
+            b'v' | b'N' => {}
+            _ => return Err(ServerError::Protocol("unexpected message during authentication")),
+        }
+    }
+}
+
+async fn sasl_data(stream: &mut Stream, reader: &mut Reader, expected: u32) -> Result<BytesMut, ServerError> {
+    let mut body = next_request(stream, reader).await?;
+    if body.len() < 4 || body.get_u32() != expected {
+        return Err(ServerError::Protocol("unexpected authentication request during SCRAM"));
+    }
+    Ok(body)
+}
+
+fn plain(target: &Target) -> Result<&Password, ServerError> {
+    match &target.secret {
+        Some(Secret::Plain(password)) => Ok(password),
+        None => Err(no_secret(target)),
+        Some(_) => Err(refuse(target, "the server wants the password, but only a hash of it is configured")),
+    }
+}
+
+fn no_secret(target: &Target) -> ServerError {
+    refuse(target, "the server wants a password; set `password` of the database, or of the user")
+}
+
+fn refuse(target: &Target, reason: &str) -> ServerError {
+    ServerError::Authentication { user: target.user.clone(), reason: reason.to_owned() }
+}
+
+/// A short name of a refused login, for logs.
+#[must_use]
+pub fn refusal_code(error: &ServerError) -> Option<String> {
+    error.response().map(|body| String::from_utf8_lossy(ErrorFields::new(body).code()).into_owned())
+}
+

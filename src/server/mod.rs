@@ -1,0 +1,228 @@
+//! One connection to PostgreSQL: its protocol state, and the few things pgvalet says to a server on its own account.
+//!
+//! The relay drives a leased server itself, by its public fields; the functions here serve a server that no client has:
+//! [`login`] opens it, [`Server::run`] runs a statement of ours on it, [`Server::take_news`] reads what an idle server
+//! says unasked.
+
+pub mod cancel;
+pub mod error;
+pub mod login;
+pub mod owed;
+
+pub use error::ServerError;
+
+use crate::net::Stream;
+use crate::net::stream::Address;
+use crate::protocol::frame::HEADER;
+use crate::protocol::{ErrorFields, Header, TxStatus, backend, frontend};
+use crate::server::cancel::CancelGate;
+use crate::server::owed::OwedQueue;
+use crate::session::{Reported, Settings};
+use bytes::{Buf, BytesMut};
+use lru::LruCache;
+use std::io;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Longest reply, in bytes, to a statement of pgvalet's own.
+const MAX_OWN_REPLY: usize = 256 << 20;
+
+/// The credentials of a CancelRequest, as the server gave them.
+#[derive(Debug, Clone, Default)]
+pub struct BackendKey {
+    /// Process id of the backend; 0 if the server sent no key.
+    pub pid: i32,
+    /// The secret; empty if the server sent no key.
+    pub secret: Box<[u8]>,
+}
+
+/// A logged-in connection to PostgreSQL.
+#[derive(Debug)]
+pub struct Server {
+    /// The connection.
+    pub stream: Stream,
+    /// What it has yet to answer.
+    pub owed: OwedQueue,
+    /// What its last ReadyForQuery said.
+    pub status: TxStatus,
+    /// Ids of the statements prepared on it, by last use.
+    pub prepared: LruCache<u64, ()>,
+    /// The settings in force on top of its pool's.
+    pub in_force: Arc<Settings>,
+    /// What it has reported of itself.
+    pub reported: Arc<Reported>,
+    /// For cancel requests.
+    pub key: BackendKey,
+    /// For cancel requests: where exactly it is.
+    pub address: Address,
+    /// Cancel requests on their way to it.
+    pub cancels: Arc<CancelGate>,
+    /// When it logged in.
+    pub connected_at: Instant,
+    /// When it is to be closed for its age.
+    pub expires_at: Option<Instant>,
+    /// When it last came back from a client, or was last checked.
+    pub idle_since: Instant,
+    /// When it was last seen alive.
+    pub checked_at: Instant,
+}
+
+/// What [`Server::run`] brought back.
+#[derive(Debug, Default)]
+pub struct Reply {
+    /// Rows of text values; NULL reads as an empty text.
+    pub rows: Vec<Vec<String>>,
+}
+
+impl Server {
+    /// A fresh LRU of prepared statements.
+    #[must_use]
+    pub fn new_prepared(limit: u32) -> LruCache<u64, ()> {
+        LruCache::new(NonZeroUsize::new(limit as usize).unwrap_or(NonZeroUsize::MIN))
+    }
+
+    /// Whether it may be lent out: everything answered, no transaction open.
+    #[must_use]
+    pub fn is_free(&self) -> bool {
+        self.owed.at_rest() && self.status == TxStatus::Idle
+    }
+
+    /// Runs `sql` as one simple Query, on a server that no client has.
+    ///
+    /// # Errors
+    /// [`ServerError::Refused`] for an ErrorResponse, after which the server can still be used; any other error means
+    /// that it must be closed.
+    pub async fn run(&mut self, sql: &str) -> Result<Reply, ServerError> {
+        let mut out = BytesMut::new();
+        frontend::query(&mut out, sql);
+        self.stream.write_all(&out).await?;
+        let mut reader = Reader::default();
+        let mut reply = Reply::default();
+        let mut refused = None;
+        let mut received = 0;
+        loop {
+            let (tag, body) = reader.next(&mut self.stream).await?;
+            received += body.len();
+            if received > MAX_OWN_REPLY {
+                return Err(ServerError::Protocol("the reply is too long"));
+            }
+            match tag {
+                b'D' => {
+                    let row = backend::read_data_row(&body).ok_or(ServerError::Protocol("malformed DataRow"))?;
+                    reply.rows.push(row.into_iter().map(|value| String::from_utf8_lossy(value).into()).collect());
+                }
+                b'E' => {
+                    let fatal = ErrorFields::new(&body).is_fatal();
+                    refused = Some(ServerError::Refused(body.to_vec().into()));
+                    if fatal {
+                        return Err(ServerError::Lost(refused.map(Box::new)));
+                    }
+                }
+                b'Z' => {
+                    self.status = ready_status(&body)?;
+                    if !reader.is_empty() {
+                        return Err(ServerError::Protocol("bytes after ReadyForQuery"));
+                    }
+                    return refused.map_or(Ok(reply), Err);
+                }
+                b'S' => self.report(&body)?,
+                b'T' | b'C' | b'I' | b'N' | b'A' => {}
+                _ => return Err(ServerError::Protocol("unexpected reply to a simple query")),
+            }
+        }
+    }
+
+    /// Reads what the server sent while nobody asked it anything. The caller knows that the stream is readable.
+    ///
+    /// # Errors
+    /// Any error means that the server has gone or must be closed.
+    pub fn take_news(&mut self) -> Result<(), ServerError> {
+        let mut chunk = [0; 4096];
+        let mut pending = BytesMut::new();
+        loop {
+            match self.stream.try_read(&mut chunk) {
+                Ok(0) => return Err(ServerError::Closed),
+                Ok(count) => pending.extend_from_slice(&chunk[..count]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error.into()),
+            }
+            while let Some((tag, body)) = split_message(&mut pending)? {
+                match tag {
+                    b'S' => self.report(&body)?,
+                    b'N' | b'A' => {}
+                    b'E' => {
+                        return Err(ServerError::Lost(Some(Box::new(ServerError::Refused(body.to_vec().into())))));
+                    }
+                    _ => return Err(ServerError::Protocol("a message that nobody asked for")),
+                }
+            }
+        }
+        // A message cut in two here is so rare that the server is not worth keeping.
+        if pending.is_empty() { Ok(()) } else { Err(ServerError::Protocol("part of a message that nobody asked for")) }
+    }
+
+    /// Says goodbye, if the connection is where a message may start and the kernel takes it at once.
+    pub fn farewell(&self) {
+        let mut out = BytesMut::new();
+        frontend::terminate(&mut out);
+        let _ = self.stream.try_write(&out);
+    }
+
+    fn report(&mut self, body: &[u8]) -> Result<(), ServerError> {
+        let (name, value) =
+            backend::read_parameter_status(body).ok_or(ServerError::Protocol("malformed ParameterStatus"))?;
+        Reported::record(&mut self.reported, name, value);
+        Ok(())
+    }
+}
+
+/// Reads the body of a ReadyForQuery.
+pub(crate) fn ready_status(body: &[u8]) -> Result<TxStatus, ServerError> {
+    match body {
+        &[status] => TxStatus::from_byte(status),
+        _ => None,
+    }
+    .ok_or(ServerError::Protocol("malformed ReadyForQuery"))
+}
+
+/// Takes one whole message off the front of `buffer`.
+fn split_message(buffer: &mut BytesMut) -> Result<Option<(u8, BytesMut)>, ServerError> {
+    let Some(header) = Header::parse(buffer)? else { return Ok(None) };
+    if header.total() > MAX_OWN_REPLY {
+        return Err(ServerError::Protocol("the message is too long"));
+    }
+    if buffer.len() < header.total() {
+        return Ok(None);
+    }
+    let mut message = buffer.split_to(header.total());
+    message.advance(HEADER);
+    Ok(Some((header.tag, message)))
+}
+
+/// Reads whole messages from a server outside the relay.
+#[derive(Debug, Default)]
+pub(crate) struct Reader {
+    buffer: BytesMut,
+}
+
+impl Reader {
+    /// The next message.
+    pub(crate) async fn next(&mut self, stream: &mut Stream) -> Result<(u8, BytesMut), ServerError> {
+        let mut chunk = [0; 4096];
+        loop {
+            if let Some(message) = split_message(&mut self.buffer)? {
+                return Ok(message);
+            }
+            match stream.read(&mut chunk).await? {
+                0 => return Err(ServerError::Closed),
+                count => self.buffer.extend_from_slice(&chunk[..count]),
+            }
+        }
+    }
+
+    /// Whether everything received was taken.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.buffer.is_empty()
+    }
+}

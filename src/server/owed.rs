@@ -1,0 +1,438 @@
+//! What a server owes: one entry for each message sent to it that will be answered.
+//!
+//! The queue says for every reply whether it goes to the client or was caused by pgvalet itself, keeps the replies that
+//! are given without asking the server in their place, and knows when nothing more will come. It follows PostgreSQL's
+//! rules for errors (everything up to Sync is skipped, a Query included) and for COPY (Sync is ignored during copy-in).
+//! Pure: tags in, decisions out.
+
+use crate::session::Statement;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// What one message sent to the server, or kept from it, will be answered with.
+#[derive(Debug)]
+pub enum Owed {
+    /// A client's Query: replies up to ReadyForQuery.
+    Query,
+    /// A Query of pgvalet's own that brings the client's settings into force.
+    Settings,
+    /// A Query of pgvalet's own that is meant to fail, so that the transaction counts as failed.
+    Failing,
+    /// A Sync: ReadyForQuery.
+    Sync,
+    /// A FunctionCall: its result and ReadyForQuery.
+    FunctionCall,
+    /// A client's Parse: ParseComplete.
+    Parse(Box<Naming>),
+    /// A Parse of pgvalet's own for the statement of this id.
+    Prepare(u64),
+    /// A Bind: BindComplete.
+    Bind,
+    /// A Describe of a statement: ParameterDescription, then RowDescription or NoData.
+    DescribeStatement,
+    /// A Describe of a portal: RowDescription or NoData.
+    DescribePortal,
+    /// An Execute: rows, then CommandComplete, EmptyQueryResponse or PortalSuspended.
+    Execute,
+    /// A client's Close that went to the server: CloseComplete.
+    Close,
+    /// A Close of pgvalet's own for the statement of this id.
+    Evict(u64),
+    /// A Parse or Close that the server never saw.
+    Fake(Fake, Box<Naming>),
+    /// CopyDone or CopyFail: no answer of their own, but they end the stretch in which Sync earns none.
+    CopyEnd,
+}
+
+/// A reply that pgvalet gives itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fake {
+    /// For a Parse of what the server already has.
+    ParseComplete,
+    /// For a Close: names are the client's own matter.
+    CloseComplete,
+}
+
+/// A change of a client's statement names, to be undone if the server never comes to it.
+#[derive(Debug)]
+pub struct Naming {
+    /// The client's name; empty for the unnamed statement.
+    pub name: Box<[u8]>,
+    /// What the name stood for before.
+    pub previous: Option<Arc<Statement>>,
+    /// The statement that a Parse sent to the server prepares there under a name of ours.
+    pub prepares: Option<u64>,
+}
+
+/// What becomes of a message from the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is the client's.
+    Forward,
+    /// It answers pgvalet itself.
+    Swallow,
+    /// Nothing that was sent can be answered like this: the server is out of step.
+    Violation,
+}
+
+/// The queue.
+#[derive(Debug, Default)]
+pub struct OwedQueue {
+    queue: VecDeque<Owed>,
+    /// A message of the extended protocol was sent after the last Query, Sync or FunctionCall.
+    unsynced: bool,
+    /// The server skips everything up to the next Sync, which has not been sent yet.
+    skipping: bool,
+    copy: CopyIn,
+}
+
+/// Where a COPY FROM STDIN stands.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum CopyIn {
+    #[default]
+    None,
+    /// The server reads data; a Sync sent now is ignored.
+    Open,
+    /// The client has sent the end of its data; the server has not answered it yet.
+    Closing,
+}
+
+impl OwedQueue {
+    /// Notes that a message was sent (or, for [`Owed::Fake`], kept). Returns it if the server will not come to it,
+    /// because it is skipping to a Sync.
+    #[inline]
+    pub fn push(&mut self, owed: Owed) -> Option<Owed> {
+        match owed {
+            Owed::Sync => {
+                if self.copy == CopyIn::Open {
+                    return None;
+                }
+                self.unsynced = false;
+                self.skipping = false;
+            }
+            _ if self.skipping => return Some(owed),
+            Owed::Query | Owed::FunctionCall => self.unsynced = false,
+            Owed::Settings | Owed::Failing => {}
+            Owed::CopyEnd => {
+                if self.copy == CopyIn::Open {
+                    self.copy = CopyIn::Closing;
+                } else if self.queue.is_empty() {
+                    return None;
+                }
+            }
+            _ => self.unsynced = true,
+        }
+        self.queue.push_back(owed);
+        None
+    }
+
+    /// Notes a Flush: it earns nothing but belongs to a batch that has not ended.
+    pub fn flush_sent(&mut self) {
+        self.unsynced = true;
+    }
+
+    /// Whether everything sent has been answered and no batch is open: with status `I`, the server is free.
+    #[inline]
+    #[must_use]
+    pub fn at_rest(&self) -> bool {
+        self.queue.is_empty() && !self.unsynced
+    }
+
+    /// Whether nothing is outstanding, though a batch may be open.
+    #[inline]
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Whether the server reads COPY data.
+    #[must_use]
+    pub fn copying_in(&self) -> bool {
+        self.copy != CopyIn::None
+    }
+
+    /// How many Query, Sync and FunctionCall of the client's are unanswered.
+    #[must_use]
+    pub fn boundaries(&self) -> usize {
+        self.queue.iter().filter(|owed| matches!(owed, Owed::Query | Owed::Sync | Owed::FunctionCall)).count()
+    }
+
+    /// Whether what comes next answers pgvalet itself.
+    #[inline]
+    #[must_use]
+    pub fn swallowing(&self) -> bool {
+        matches!(self.queue.front(), Some(Owed::Settings | Owed::Failing | Owed::Prepare(_) | Owed::Evict(_)))
+    }
+
+    /// Takes the replies that are due now and that the server knows nothing of.
+    #[inline]
+    pub fn next_fake(&mut self) -> Option<Fake> {
+        match self.queue.front() {
+            Some(&Owed::Fake(fake, _)) => {
+                self.queue.pop_front();
+                Some(fake)
+            }
+            _ => None,
+        }
+    }
+
+    /// Judges a reply other than ErrorResponse and ReadyForQuery, by its tag.
+    #[inline]
+    pub fn reply(&mut self, tag: u8) -> Verdict {
+        let Some(head) = self.queue.front() else { return Verdict::Violation };
+        let (fits, ends) = match (head, tag) {
+            (Owed::Query | Owed::Settings | Owed::Failing, b'T' | b'D' | b'I' | b'H' | b'd' | b'c' | b'G' | b'W' | b'C') => {
+                (true, false)
+            }
+            (Owed::Execute, b'D' | b'H' | b'd' | b'c' | b'G' | b'W') => (true, false),
+            (Owed::Execute, b'C' | b'I' | b's') => (true, true),
+            (Owed::Parse(_) | Owed::Prepare(_), b'1') | (Owed::Bind, b'2') => (true, true),
+            (Owed::Close | Owed::Evict(_), b'3') => (true, true),
+            (Owed::DescribeStatement, b't') | (Owed::FunctionCall, b'V') => (true, false),
+            (Owed::DescribeStatement | Owed::DescribePortal, b'T' | b'n') => (true, true),
+            _ => (false, false),
+        };
+        if !fits {
+            return Verdict::Violation;
+        }
+        let verdict = if self.swallowing() { Verdict::Swallow } else { Verdict::Forward };
+        match tag {
+            b'G' => self.copy_in_begins(),
+            b'C' if self.copy != CopyIn::None => self.copy_in_ends(),
+            _ => {}
+        }
+        if ends {
+            self.queue.pop_front();
+            self.drop_stale_copy_end();
+        }
+        verdict
+    }
+
+    /// Judges a ReadyForQuery.
+    #[inline]
+    pub fn ready(&mut self) -> Verdict {
+        self.copy = CopyIn::None;
+        let verdict = match self.queue.front() {
+            Some(Owed::Query | Owed::Sync | Owed::FunctionCall) => Verdict::Forward,
+            Some(Owed::Settings | Owed::Failing) => Verdict::Swallow,
+            _ => return Verdict::Violation,
+        };
+        self.queue.pop_front();
+        self.drop_stale_copy_end();
+        verdict
+    }
+
+    /// Judges an ErrorResponse. What the server now skips is given to `skipped`, the latest first; the first argument
+    /// is true for the message that failed itself.
+    pub fn error(&mut self, mut skipped: impl FnMut(bool, Owed)) -> Verdict {
+        self.copy_in_ends();
+        let verdict = match self.queue.front() {
+            None => return Verdict::Violation,
+            // The error of a statement that pgvalet prepared for a Bind is the Bind's.
+            Some(Owed::Query | Owed::Sync | Owed::FunctionCall) => return Verdict::Forward,
+            Some(Owed::Failing) => return Verdict::Swallow,
+            // Settings that were in force before and are refused now: nothing may run without them.
+            Some(Owed::Settings) => return Verdict::Violation,
+            Some(_) => Verdict::Forward,
+        };
+        let end = self.queue.iter().position(|owed| matches!(owed, Owed::Sync)).unwrap_or(self.queue.len());
+        if end == self.queue.len() {
+            self.skipping = true;
+            self.unsynced = true;
+        }
+        let mut gone: Vec<Owed> = self.queue.drain(..end).collect();
+        while let Some(owed) = gone.pop() {
+            skipped(gone.is_empty(), owed);
+        }
+        verdict
+    }
+
+    fn copy_in_begins(&mut self) {
+        // The server reads what follows as data: it ignores a Sync up to the end of the data.
+        let end = self.queue.iter().position(|owed| matches!(owed, Owed::CopyEnd));
+        let until = end.unwrap_or(self.queue.len());
+        let mut at = 0;
+        self.queue.retain(|owed| {
+            at += 1;
+            at > until || !matches!(owed, Owed::Sync)
+        });
+        self.copy = if end.is_some() { CopyIn::Closing } else { CopyIn::Open };
+        if end.is_none() {
+            self.unsynced |= !matches!(self.queue.front(), Some(Owed::Query));
+        }
+    }
+
+    fn copy_in_ends(&mut self) {
+        if self.copy == CopyIn::Closing
+            && let Some(at) = self.queue.iter().position(|owed| matches!(owed, Owed::CopyEnd))
+        {
+            self.queue.remove(at);
+        }
+        self.copy = CopyIn::None;
+    }
+
+    /// An end of COPY data that no COPY waited for: the server ignores it.
+    fn drop_stale_copy_end(&mut self) {
+        while let Some(Owed::CopyEnd) = self.queue.front() {
+            self.queue.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn naming(name: &str) -> Box<Naming> {
+        Box::new(Naming { name: name.as_bytes().into(), previous: None, prepares: None })
+    }
+
+    fn queue(sent: impl IntoIterator<Item = Owed>) -> OwedQueue {
+        let mut queue = OwedQueue::default();
+        for owed in sent {
+            assert!(queue.push(owed).is_none());
+        }
+        queue
+    }
+
+    #[test]
+    fn a_simple_query_is_owed_until_ready_for_query() {
+        let mut owed = queue([Owed::Query]);
+        for tag in *b"TDDC" {
+            assert_eq!(owed.reply(tag), Verdict::Forward);
+            assert!(!owed.at_rest());
+        }
+        assert_eq!(owed.ready(), Verdict::Forward);
+        assert!(owed.at_rest());
+    }
+
+    #[test]
+    fn what_pgvalet_sent_itself_is_swallowed_in_its_place() {
+        let mut owed = queue([Owed::Settings, Owed::Evict(3), Owed::Prepare(4), Owed::Bind, Owed::Execute, Owed::Sync]);
+        for (tag, verdict) in [
+            (b'T', Verdict::Swallow),
+            (b'D', Verdict::Swallow),
+            (b'C', Verdict::Swallow),
+            (b'Z', Verdict::Swallow),
+            (b'3', Verdict::Swallow),
+            (b'1', Verdict::Swallow),
+            (b'2', Verdict::Forward),
+            (b'D', Verdict::Forward),
+            (b'C', Verdict::Forward),
+            (b'Z', Verdict::Forward),
+        ] {
+            assert_eq!(if tag == b'Z' { owed.ready() } else { owed.reply(tag) }, verdict, "{}", tag as char);
+        }
+        assert!(owed.at_rest());
+    }
+
+    #[test]
+    fn an_open_batch_keeps_the_server_even_when_nothing_is_outstanding() {
+        let mut owed = queue([Owed::Bind]);
+        assert_eq!(owed.reply(b'2'), Verdict::Forward);
+        assert!(owed.is_empty() && !owed.at_rest());
+        owed.push(Owed::Sync);
+        assert_eq!(owed.ready(), Verdict::Forward);
+        assert!(owed.at_rest());
+        owed.flush_sent();
+        assert!(!owed.at_rest());
+    }
+
+    #[test]
+    fn an_error_skips_to_sync_and_tells_what_was_skipped_latest_first() {
+        let mut owed = queue([
+            Owed::Parse(naming("a")),
+            Owed::Bind,
+            Owed::Fake(Fake::CloseComplete, naming("b")),
+            Owed::Sync,
+            Owed::Query,
+        ]);
+        let mut skipped = Vec::new();
+        assert_eq!(owed.error(|failed, owed| skipped.push((failed, owed))), Verdict::Forward);
+        assert!(matches!(
+            skipped[..],
+            [(false, Owed::Fake(..)), (false, Owed::Bind), (true, Owed::Parse(_))]
+        ));
+        assert_eq!(owed.ready(), Verdict::Forward);
+        assert_eq!(owed.boundaries(), 1);
+    }
+
+    #[test]
+    fn after_an_error_a_query_before_sync_earns_nothing() {
+        let mut owed = queue([Owed::Bind, Owed::Query]);
+        assert_eq!(owed.error(|_, _| {}), Verdict::Forward);
+        assert!(owed.is_empty() && !owed.at_rest());
+        assert!(owed.push(Owed::Query).is_some());
+        assert!(owed.push(Owed::Execute).is_some());
+        assert!(!owed.at_rest());
+        assert!(owed.push(Owed::Sync).is_none());
+        assert_eq!(owed.ready(), Verdict::Forward);
+        assert!(owed.at_rest());
+    }
+
+    #[test]
+    fn an_error_in_a_simple_query_skips_nothing() {
+        let mut owed = queue([Owed::Query, Owed::Query]);
+        assert_eq!(owed.error(|_, _| panic!("nothing is skipped")), Verdict::Forward);
+        assert_eq!(owed.ready(), Verdict::Forward);
+        assert_eq!(owed.reply(b'C'), Verdict::Forward);
+        assert_eq!(owed.ready(), Verdict::Forward);
+        assert!(owed.at_rest());
+    }
+
+    #[test]
+    fn a_sync_during_copy_in_earns_nothing() {
+        // libpq: Execute and Sync together, then the data, then CopyDone and another Sync.
+        let mut owed = queue([Owed::Bind, Owed::Execute, Owed::Sync]);
+        assert_eq!(owed.reply(b'2'), Verdict::Forward);
+        assert_eq!(owed.reply(b'G'), Verdict::Forward);
+        assert!(owed.copying_in());
+        assert!(owed.push(Owed::Sync).is_none());
+        owed.push(Owed::CopyEnd);
+        owed.push(Owed::Sync);
+        assert_eq!(owed.reply(b'C'), Verdict::Forward);
+        assert_eq!(owed.ready(), Verdict::Forward);
+        assert!(owed.at_rest());
+    }
+
+    #[test]
+    fn two_copies_in_one_query_each_have_their_end() {
+        let mut owed = queue([Owed::Query, Owed::CopyEnd, Owed::CopyEnd]);
+        for tag in *b"GCGC" {
+            assert_eq!(owed.reply(tag), Verdict::Forward);
+        }
+        assert_eq!(owed.ready(), Verdict::Forward);
+        assert!(owed.at_rest());
+    }
+
+    #[test]
+    fn the_end_of_copy_data_after_an_error_is_nobodys() {
+        let mut owed = queue([Owed::Query]);
+        assert_eq!(owed.reply(b'G'), Verdict::Forward);
+        assert_eq!(owed.error(|_, _| {}), Verdict::Forward);
+        owed.push(Owed::CopyEnd);
+        assert_eq!(owed.ready(), Verdict::Forward);
+        assert!(owed.at_rest());
+        owed.push(Owed::CopyEnd);
+        assert!(owed.at_rest());
+    }
+
+    #[test]
+    fn fakes_come_out_in_their_place_only() {
+        let mut owed = queue([Owed::Bind, Owed::Fake(Fake::ParseComplete, naming("a")), Owed::Sync]);
+        assert_eq!(owed.next_fake(), None);
+        assert_eq!(owed.reply(b'2'), Verdict::Forward);
+        assert_eq!(owed.next_fake(), Some(Fake::ParseComplete));
+        assert_eq!(owed.next_fake(), None);
+        assert_eq!(owed.ready(), Verdict::Forward);
+    }
+
+    #[test]
+    fn a_reply_that_nothing_asked_for_is_a_violation() {
+        assert_eq!(OwedQueue::default().reply(b'D'), Verdict::Violation);
+        assert_eq!(OwedQueue::default().ready(), Verdict::Violation);
+        assert_eq!(queue([Owed::Bind]).reply(b'1'), Verdict::Violation);
+        assert_eq!(queue([Owed::Bind]).ready(), Verdict::Violation);
+        assert_eq!(OwedQueue::default().error(|_, _| {}), Verdict::Violation);
+    }
+}

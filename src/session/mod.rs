@@ -1,0 +1,12 @@
+//! What belongs to a client between its leases, and what a lease can leave behind in a server. Pure: no I/O, no clock.
+
+pub mod catalog;
+pub mod classify;
+pub mod footprint;
+pub mod settings;
+pub mod statements;
+
+pub use catalog::CatalogFacts;
+pub use footprint::Footprint;
+pub use settings::{Reported, Settings};
+pub use statements::{Interner, Statement, Statements};

@@ -1,0 +1,184 @@
+//! The settings of a session, and what a server reports of them.
+//!
+//! [`Settings`] is what a client has set on top of what every session of its pool starts with. A server carries the
+//! settings in force on it; equal pointers mean that nothing has to be sent. [`Reported`] is what PostgreSQL tells of
+//! itself by ParameterStatus, and what a client has been told.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+/// Parameters that a client can set and whose value some version of PostgreSQL reports: where it does, a change is seen
+/// without understanding any SQL.
+pub const FOLLOWED: [&str; 9] = [
+    "application_name",
+    "client_encoding",
+    "DateStyle",
+    "default_transaction_read_only",
+    "IntervalStyle",
+    "scram_iterations",
+    "search_path",
+    "standard_conforming_strings",
+    "TimeZone",
+];
+
+/// The name under which a followed parameter is reported, for any spelling of it.
+#[must_use]
+pub fn followed(name: &str) -> Option<&'static str> {
+    FOLLOWED.into_iter().find(|known| known.eq_ignore_ascii_case(name))
+}
+
+/// Settings on top of the pool's, sorted by lower-case name. Cheap to compare and to share.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Settings {
+    entries: Vec<(Box<str>, Box<str>)>,
+}
+
+impl Settings {
+    /// The value set for `name`, given in lower case.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&str> {
+        let at = self.entries.binary_search_by(|(key, _)| (**key).cmp(name)).ok()?;
+        Some(&self.entries[at].1)
+    }
+
+    /// Sets `name` to `value`, whatever it was.
+    pub fn set(&mut self, name: &str, value: &str) {
+        let name = name.to_ascii_lowercase();
+        match self.entries.binary_search_by(|(key, _)| (**key).cmp(&name)) {
+            Ok(at) => self.entries[at].1 = value.into(),
+            Err(at) => self.entries.insert(at, (name.into(), value.into())),
+        }
+    }
+
+    /// Whether both set the same, `name` (in lower case) aside.
+    #[must_use]
+    pub fn equal_but_for(&self, other: &Settings, name: &str) -> bool {
+        let relevant = |settings: &'_ Settings| settings.entries.iter().filter(|(key, _)| &**key != name).count();
+        relevant(self) == relevant(other)
+            && self.entries.iter().all(|(key, value)| &**key == name || other.get(key) == Some(value))
+    }
+
+    /// Whether nothing is set.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The statements that turn a session with `self` in force into one with `wanted`: one simple Query.
+    ///
+    /// `set_config` is used and not SET, because it takes the value of a list (search_path) as it stands.
+    #[must_use]
+    pub fn difference(&self, wanted: &Settings) -> String {
+        let mut sql = String::new();
+        for (name, _) in &self.entries {
+            if wanted.get(name).is_none() {
+                // A custom name such as a.b is two identifiers.
+                let quoted: Vec<String> = name.split('.').map(quote_identifier).collect();
+                let _ = write!(sql, "RESET {};", quoted.join("."));
+            }
+        }
+        let mut separator = "SELECT ";
+        for (name, value) in &wanted.entries {
+            if self.get(name) != Some(&**value) {
+                let _ = write!(
+                    sql,
+                    "{separator}pg_catalog.set_config({}, {}, false)",
+                    quote_literal(name),
+                    quote_literal(value)
+                );
+                separator = ", ";
+            }
+        }
+        sql
+    }
+}
+
+/// A literal that means the same whatever `standard_conforming_strings` is.
+fn quote_literal(text: &str) -> String {
+    let prefix = if text.contains('\\') { "E" } else { "" };
+    format!("{prefix}'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
+}
+
+fn quote_identifier(text: &str) -> String {
+    format!("\"{}\"", text.replace('"', "\"\""))
+}
+
+/// What a server has reported by ParameterStatus, sorted by name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reported {
+    entries: Vec<(Box<[u8]>, Box<[u8]>)>,
+}
+
+impl Reported {
+    /// The value last reported for `name`.
+    #[must_use]
+    pub fn get(&self, name: &[u8]) -> Option<&[u8]> {
+        let at = self.entries.binary_search_by(|(key, _)| (**key).cmp(name)).ok()?;
+        Some(&self.entries[at].1)
+    }
+
+    /// Takes a report in; whether it says something new.
+    pub fn record(this: &mut Arc<Reported>, name: &[u8], value: &[u8]) -> bool {
+        match this.entries.binary_search_by(|(key, _)| (**key).cmp(name)) {
+            Ok(at) if *this.entries[at].1 == *value => return false,
+            Ok(at) => Arc::make_mut(this).entries[at].1 = value.into(),
+            Err(at) => Arc::make_mut(this).entries.insert(at, (name.into(), value.into())),
+        }
+        true
+    }
+
+    /// All names and values.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.entries.iter().map(|(name, value)| (&**name, &**value))
+    }
+
+    /// What someone who was told `told` has to be told now.
+    pub fn news<'a>(&'a self, told: &'a Reported) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+        self.iter().filter(|(name, value)| told.get(name) != Some(value))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(list: &[(&str, &str)]) -> Settings {
+        let mut settings = Settings::default();
+        list.iter().for_each(|(name, value)| settings.set(name, value));
+        settings
+    }
+
+    #[test]
+    fn only_the_difference_is_sent() {
+        let now = settings(&[("DateStyle", "ISO"), ("work_mem", "1MB"), ("a.b", "x")]);
+        let wanted = settings(&[("datestyle", "German"), ("work_mem", "1MB"), ("TimeZone", "UTC")]);
+        assert_eq!(
+            now.difference(&wanted),
+            "RESET \"a\".\"b\";SELECT pg_catalog.set_config('datestyle', 'German', false), \
+             pg_catalog.set_config('timezone', 'UTC', false)"
+        );
+        assert_eq!(now.difference(&now), "");
+    }
+
+    #[test]
+    fn values_cannot_break_out_of_their_quotes() {
+        let wanted = settings(&[("application_name", r"a'b\"), ("search_path", "\"$user\", public")]);
+        assert_eq!(
+            Settings::default().difference(&wanted),
+            r#"SELECT pg_catalog.set_config('application_name', E'a''b\\', false), "#.to_owned()
+                + r#"pg_catalog.set_config('search_path', '"$user", public', false)"#
+        );
+    }
+
+    #[test]
+    fn a_report_of_the_same_value_is_no_news() {
+        let mut server = Arc::new(Reported::default());
+        assert!(Reported::record(&mut server, b"TimeZone", b"UTC"));
+        let told = server.clone();
+        assert!(!Reported::record(&mut server, b"TimeZone", b"UTC"));
+        assert!(Arc::ptr_eq(&told, &server));
+        assert!(Reported::record(&mut server, b"TimeZone", b"Asia/Tokyo"));
+        assert_eq!(server.news(&told).collect::<Vec<_>>(), [(&b"TimeZone"[..], &b"Asia/Tokyo"[..])]);
+        assert_eq!(told.get(b"TimeZone"), Some(&b"UTC"[..]));
+    }
+}

@@ -1,0 +1,243 @@
+//! Prepared statements: what a client calls them, what servers call them, and the texts in between.
+//!
+//! A statement's text and parameter types are interned, so that clients which prepare the same share one [`Statement`],
+//! and a server needs it only once. Its name on servers is derived from its id, which is unique in the process and never
+//! used again.
+
+use crate::session::{Footprint, Settings};
+use foldhash::fast::RandomState;
+use lru::LruCache;
+use std::collections::HashMap;
+use std::hash::BuildHasher;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Prefix of the names of statements on servers.
+pub const SERVER_PREFIX: &str = "pgvalet_";
+
+/// A name that no server ever has a statement for; takes the place of a client's unknown name.
+pub const UNKNOWN_NAME: &[u8] = b"pgvalet_unknown";
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+/// One statement as it was parsed.
+#[derive(Debug)]
+pub struct Statement {
+    id: u64,
+    name: Box<[u8]>,
+    /// The body of its Parse behind the name: text, NUL, parameter types.
+    rest: Box<[u8]>,
+    /// Settings under which the text was understood.
+    scope: Arc<Settings>,
+    /// What it can leave behind, with the generation of the catalog facts that said so.
+    footprint: AtomicU64,
+}
+
+impl Statement {
+    fn new(rest: &[u8], scope: Arc<Settings>) -> Arc<Statement> {
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{SERVER_PREFIX}{id:x}").into_bytes().into();
+        Arc::new(Statement { id, name, rest: rest.into(), scope, footprint: AtomicU64::new(0) })
+    }
+
+    /// Unique in the process, for ever.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Its name on servers.
+    #[must_use]
+    pub fn name(&self) -> &[u8] {
+        &self.name
+    }
+
+    /// The name that a server has for the statement `id`.
+    #[must_use]
+    pub fn name_of(id: u64) -> String {
+        format!("{SERVER_PREFIX}{id:x}")
+    }
+
+    /// The body of its Parse behind the name.
+    #[must_use]
+    pub fn rest(&self) -> &[u8] {
+        &self.rest
+    }
+
+    /// Its text.
+    #[must_use]
+    pub fn text(&self) -> &[u8] {
+        self.rest.split(|&byte| byte == 0).next().unwrap_or(&[])
+    }
+
+    /// What it can leave behind, judged by `judge` at most once for each generation of the catalog facts.
+    pub fn footprint(&self, generation: u32, judge: impl FnOnce(&[u8]) -> Footprint) -> Footprint {
+        let known = self.footprint.load(Ordering::Relaxed);
+        if known >> 32 == u64::from(generation) && generation != 0 {
+            return Footprint::from_bits(known as u32);
+        }
+        let footprint = judge(self.text());
+        self.footprint.store(u64::from(generation) << 32 | u64::from(footprint.bits()), Ordering::Relaxed);
+        footprint
+    }
+}
+
+/// A worker's statements of one pool, within a budget of bytes; the least recently used goes first.
+#[derive(Debug)]
+pub struct Interner {
+    statements: LruCache<u64, Arc<Statement>>,
+    hasher: RandomState,
+    bytes: usize,
+    budget: usize,
+}
+
+impl Interner {
+    /// An empty one that keeps at most `budget` bytes.
+    #[must_use]
+    pub fn new(budget: usize) -> Interner {
+        Interner { statements: LruCache::unbounded(), hasher: RandomState::default(), bytes: 0, budget }
+    }
+
+    /// The one statement of this text, these parameter types (`rest`) and settings that read it the same way.
+    pub fn intern(&mut self, rest: &[u8], scope: &Arc<Settings>) -> Arc<Statement> {
+        let key = self.hasher.hash_one(rest);
+        if let Some(known) = self.statements.get(&key)
+            && *known.rest == *rest
+            && same_scope(&known.scope, scope)
+        {
+            return known.clone();
+        }
+        let statement = Statement::new(rest, scope.clone());
+        self.bytes += cost(&statement);
+        if let Some((_, replaced)) = self.statements.push(key, statement.clone()) {
+            self.bytes -= cost(&replaced);
+        }
+        while self.bytes > self.budget
+            && let Some((_, evicted)) = self.statements.pop_lru()
+        {
+            self.bytes -= cost(&evicted);
+        }
+        statement
+    }
+}
+
+fn cost(statement: &Statement) -> usize {
+    size_of::<Statement>() + statement.rest.len() + statement.name.len() + 64
+}
+
+/// Whether two sessions understand a text alike: everything they have set is the same, but for what cannot matter.
+fn same_scope(one: &Arc<Settings>, other: &Arc<Settings>) -> bool {
+    Arc::ptr_eq(one, other) || one.equal_but_for(other, "application_name")
+}
+
+/// A client's names for its statements.
+#[derive(Debug, Default)]
+pub struct Statements {
+    unnamed: Option<Arc<Statement>>,
+    named: HashMap<Box<[u8]>, Arc<Statement>, RandomState>,
+    bytes: usize,
+}
+
+impl Statements {
+    /// The statement that the client calls `name`; empty for the unnamed one.
+    #[must_use]
+    pub fn get(&self, name: &[u8]) -> Option<&Arc<Statement>> {
+        if name.is_empty() { self.unnamed.as_ref() } else { self.named.get(name) }
+    }
+
+    /// Makes `name` stand for `statement` or for nothing; what it stood for.
+    pub fn set(&mut self, name: &[u8], statement: Option<Arc<Statement>>) -> Option<Arc<Statement>> {
+        if name.is_empty() {
+            return std::mem::replace(&mut self.unnamed, statement);
+        }
+        let previous = match statement {
+            Some(statement) => {
+                self.bytes += name.len() + cost(&statement);
+                self.named.insert(name.into(), statement)
+            }
+            None => self.named.remove(name),
+        };
+        if let Some(previous) = &previous {
+            self.bytes -= name.len() + cost(previous);
+        }
+        previous
+    }
+
+    /// The client's name for the statement of this id.
+    #[must_use]
+    pub fn name_of(&self, id: u64) -> Option<&[u8]> {
+        self.named.iter().find(|(_, statement)| statement.id == id).map(|(name, _)| &**name)
+    }
+
+    /// Forgets all names.
+    pub fn clear(&mut self) {
+        *self = Statements::default();
+    }
+
+    /// How many named statements there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.named.len()
+    }
+
+    /// Whether there is no named statement.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.named.is_empty()
+    }
+
+    /// Bytes that the client's named statements take.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scope(list: &[(&str, &str)]) -> Arc<Settings> {
+        let mut settings = Settings::default();
+        list.iter().for_each(|(name, value)| settings.set(name, value));
+        Arc::new(settings)
+    }
+
+    #[test]
+    fn the_same_text_is_one_statement_and_types_and_settings_tell_apart() {
+        let mut interner = Interner::new(1 << 20);
+        let plain = scope(&[]);
+        let one = interner.intern(b"select 1\0\0\0", &plain);
+        assert!(Arc::ptr_eq(&one, &interner.intern(b"select 1\0\0\0", &scope(&[("application_name", "x")]))));
+        assert_ne!(one.id(), interner.intern(b"select 1\0\0\x01\0\0\0\x17", &plain).id());
+        assert_ne!(one.id(), interner.intern(b"select 1\0\0\0", &scope(&[("search_path", "other")])).id());
+        assert_eq!(one.text(), b"select 1");
+    }
+
+    #[test]
+    fn the_budget_holds_and_what_clients_use_lives_on() {
+        let mut interner = Interner::new(1000);
+        let kept = interner.intern(b"select 0\0\0\0", &scope(&[]));
+        for number in 1..100 {
+            interner.intern(format!("select {number}\0\0\0").as_bytes(), &scope(&[]));
+            assert!(interner.bytes <= 1000);
+        }
+        assert!(interner.statements.len() < 10);
+        assert_eq!(kept.text(), b"select 0");
+    }
+
+    #[test]
+    fn names_come_and_go_and_are_accounted_for() {
+        let mut interner = Interner::new(1000);
+        let mut statements = Statements::default();
+        let one = interner.intern(b"select 1\0\0\0", &scope(&[]));
+        assert!(statements.set(b"a", Some(one.clone())).is_none());
+        assert!(statements.set(b"", Some(one.clone())).is_none());
+        let bytes = statements.bytes();
+        assert!(statements.set(b"a", Some(one.clone())).is_some());
+        assert_eq!((statements.len(), statements.bytes()), (1, bytes));
+        assert!(statements.set(b"a", None).is_some());
+        assert_eq!((statements.len(), statements.bytes()), (0, 0));
+        assert!(statements.get(b"").is_some());
+    }
+}

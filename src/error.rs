@@ -1,0 +1,146 @@
+//! What pgvalet itself says to a client when something does not go on, and the one table of SQLSTATEs.
+
+use crate::pool::CheckoutError;
+use crate::protocol::backend::{self, ErrorMessage};
+use crate::server::ServerError;
+use bytes::BytesMut;
+
+/// An error that pgvalet gives to a client on its own account.
+#[derive(Debug, Clone)]
+pub struct Error {
+    /// Which one.
+    pub kind: Kind,
+    /// The primary message.
+    pub message: String,
+    /// What to do about it.
+    pub hint: Option<&'static str>,
+    /// The server's own words, which then take the place of ours.
+    pub server: Option<std::sync::Arc<[u8]>>,
+}
+
+/// Kinds of errors, each with its SQLSTATE.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The client broke the protocol.
+    ProtocolViolation,
+    /// The client asks for what pgvalet does not do.
+    Unsupported,
+    /// The login failed.
+    InvalidPassword,
+    /// The login is refused whatever the password.
+    InvalidAuthorization,
+    /// No such database here.
+    UnknownDatabase,
+    /// `max_client_conn`.
+    TooManyClients,
+    /// `query_wait_timeout`.
+    WaitTimeout,
+    /// `query_timeout`.
+    QueryTimeout,
+    /// A cancel request.
+    Canceled,
+    /// `idle_transaction_timeout`.
+    IdleInTransaction,
+    /// `client_idle_timeout`.
+    IdleSession,
+    /// `client_login_timeout`.
+    LoginTimeout,
+    /// pgvalet shuts down.
+    Shutdown,
+    /// The server cannot be reached.
+    CannotConnect,
+    /// The server was lost.
+    ServerLost,
+    /// A transaction block in statement pooling.
+    NoTransactions,
+    /// Something is larger than pgvalet handles.
+    TooLarge,
+    /// A bug in pgvalet.
+    Internal,
+}
+
+impl Kind {
+    /// SQLSTATE, from appendix A of PostgreSQL's manual.
+    #[must_use]
+    pub fn sqlstate(self) -> &'static str {
+        match self {
+            Kind::ProtocolViolation => "08P01",
+            Kind::Unsupported | Kind::NoTransactions => "0A000",
+            Kind::InvalidPassword => "28P01",
+            Kind::InvalidAuthorization => "28000",
+            Kind::UnknownDatabase => "3D000",
+            Kind::TooManyClients | Kind::WaitTimeout => "53300",
+            Kind::QueryTimeout | Kind::Canceled | Kind::LoginTimeout => "57014",
+            Kind::IdleInTransaction => "25P03",
+            Kind::IdleSession => "57P05",
+            Kind::Shutdown => "57P01",
+            Kind::CannotConnect => "08001",
+            Kind::ServerLost => "08006",
+            Kind::TooLarge => "54000",
+            Kind::Internal => "XX000",
+        }
+    }
+}
+
+impl Error {
+    /// An error without a hint.
+    pub fn new(kind: Kind, message: impl Into<String>) -> Error {
+        Error { kind, message: message.into(), hint: None, server: None }
+    }
+
+    /// The same with a hint.
+    #[must_use]
+    pub fn hint(mut self, hint: &'static str) -> Error {
+        self.hint = Some(hint);
+        self
+    }
+
+    /// Appends it as an ErrorResponse.
+    pub fn write(&self, out: &mut BytesMut, severity: &str) {
+        match &self.server {
+            Some(body) => backend::error_with_severity(out, body, severity),
+            None => ErrorMessage {
+                severity,
+                code: self.kind.sqlstate(),
+                message: &self.message,
+                detail: None,
+                hint: self.hint,
+            }
+            .write(out),
+        }
+    }
+}
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<ServerError> for Error {
+    fn from(error: ServerError) -> Error {
+        let kind = match &error {
+            ServerError::Connect { .. } | ServerError::Timeout | ServerError::Authentication { .. } => {
+                Kind::CannotConnect
+            }
+            _ => Kind::ServerLost,
+        };
+        Error { kind, message: error.to_string(), hint: None, server: error.response().cloned() }
+    }
+}
+
+impl From<CheckoutError> for Error {
+    fn from(error: CheckoutError) -> Error {
+        match error {
+            CheckoutError::Server(error) | CheckoutError::Timeout(Some(error)) => error.into(),
+            CheckoutError::Timeout(None) => Error::new(
+                Kind::WaitTimeout,
+                "query_wait_timeout: no server connection became free in time",
+            )
+            .hint("All server connections of the pool are in use. Raise pool_size, shorten transactions, or raise query_wait_timeout."),
+            CheckoutError::Moved => Error::new(Kind::UnknownDatabase, "the database was removed from the configuration"),
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! How many servers there may be: exact counts over all workers.
+
+use crate::pool::Pool;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+/// A number of servers and its limit.
+#[derive(Debug)]
+pub struct Group {
+    count: AtomicU32,
+    /// `u32::MAX`: none.
+    limit: AtomicU32,
+}
+
+impl Group {
+    /// An empty group; `None`: no limit.
+    #[must_use]
+    pub fn new(limit: Option<u32>) -> Group {
+        Group { count: AtomicU32::new(0), limit: AtomicU32::new(limit.unwrap_or(u32::MAX)) }
+    }
+
+    /// Servers in it.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Changes the limit; servers beyond it stay until they are released.
+    pub fn set_limit(&self, limit: Option<u32>) {
+        self.limit.store(limit.unwrap_or(u32::MAX), Ordering::Relaxed);
+    }
+
+    /// Whether it has more servers than it may have.
+    #[must_use]
+    pub fn is_over(&self, extra: u32) -> bool {
+        self.count() > self.limit.load(Ordering::Relaxed).saturating_add(extra)
+    }
+
+    /// Whether nothing more fits in.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.count() >= self.limit.load(Ordering::Relaxed)
+    }
+
+    fn enter(&self, extra: u32) -> bool {
+        let limit = self.limit.load(Ordering::Relaxed).saturating_add(extra);
+        let one_more = |count| (count < limit).then(|| count + 1);
+        self.count.fetch_update(Ordering::AcqRel, Ordering::Relaxed, one_more).is_ok()
+    }
+
+    fn leave(&self) {
+        self.count.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// The right to have one server: a place in its pool, its database and its user.
+#[derive(Debug)]
+pub struct Permit(Arc<Pool>);
+
+impl Permit {
+    /// Takes a place everywhere or nowhere; in the pool up to `extra` beyond its size.
+    pub(crate) fn take(pool: &Arc<Pool>, extra: u32) -> Option<Permit> {
+        if !pool.size.enter(extra) {
+            return None;
+        }
+        if !pool.database.enter(0) {
+            pool.size.leave();
+            return None;
+        }
+        if !pool.user.enter(0) {
+            pool.database.leave();
+            pool.size.leave();
+            return None;
+        }
+        Some(Permit(pool.clone()))
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.size.leave();
+        self.0.database.leave();
+        self.0.user.leave();
+    }
+}
+
+/// Microseconds from a fixed moment of the process to `now`; the same for all workers.
+pub(crate) fn micros(now: Instant) -> u64 {
+    static START: OnceLock<Instant> = OnceLock::new();
+    let start = *START.get_or_init(|| now);
+    // Never 0, whatever thread was first to ask.
+    now.saturating_duration_since(start).as_micros() as u64 + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_is_exact_over_threads() {
+        let group = Group::new(Some(100));
+        let entered: usize = std::thread::scope(|scope| {
+            let tasks: Vec<_> =
+                (0..8).map(|_| scope.spawn(|| (0..100).filter(|_| group.enter(0)).count())).collect();
+            tasks.into_iter().map(|task| task.join().unwrap()).sum()
+        });
+        assert_eq!((entered, group.count()), (100, 100));
+        assert!(group.is_full() && !group.is_over(0));
+        assert!(group.enter(1) && !group.enter(1));
+        assert!(group.is_over(0) && !group.is_over(1));
+    }
+}

@@ -1,0 +1,226 @@
+//! Work on servers that no client has: opening, resetting, checking, probing the catalog, and decent endings.
+//!
+//! Each worker has one keeper ([`run`]); every job becomes a task of that worker. No job runs in a client's future, so a
+//! client that leaves takes nothing down with it.
+
+use crate::pool::budget::Permit;
+use crate::pool::{CheckoutError, Lease, Pooled, Shard, jitter};
+use crate::protocol::TxStatus;
+use crate::server::{Server, ServerError, cancel, login};
+use crate::session::catalog::PROBE_SQL;
+use crate::session::footprint::ResetPlan;
+use crate::session::{CatalogFacts, Settings};
+use crate::auth::keys::KeyCache;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time::timeout;
+
+/// How long a statement of pgvalet's own may take before its server is given up.
+const OWN_QUERY_LIMIT: Duration = Duration::from_secs(30);
+
+/// A job for the keeper.
+#[derive(Debug)]
+pub(crate) enum Job {
+    /// Open a server.
+    Connect(Permit, Connecting),
+    /// Reset a server that comes back from a client.
+    Reset(Lease, ResetPlan),
+    /// Wait until no cancel request can hit the next client.
+    Settle(Lease),
+    /// See whether an idle server still answers.
+    Check(Lease),
+    /// Read the catalog.
+    Probe(Lease),
+    /// Bring a server whose client left in a transaction back to rest.
+    RollBack(Lease, ResetPlan),
+    /// Close a server that may still be busy.
+    Abandon(Box<Pooled>),
+    /// Look whether clients in line can get servers now.
+    Demand,
+}
+
+/// Counts a connect under way in its shard.
+#[derive(Debug)]
+pub(crate) struct Connecting(Rc<Shard>);
+
+impl Connecting {
+    pub(crate) fn new(shard: &Rc<Shard>) -> Connecting {
+        shard.connecting.set(shard.connecting.get() + 1);
+        Connecting(shard.clone())
+    }
+}
+
+impl Drop for Connecting {
+    fn drop(&mut self) {
+        self.0.connecting.set(self.0.connecting.get() - 1);
+    }
+}
+
+/// Does the jobs of one worker, until the worker ends.
+pub(crate) async fn run(mut jobs: UnboundedReceiver<(Rc<Shard>, Job)>, keys: Arc<KeyCache>) {
+    while let Some((shard, job)) = jobs.recv().await {
+        let keys = keys.clone();
+        tokio::task::spawn_local(async move {
+            match job {
+                Job::Connect(permit, connecting) => connect(&shard, permit, connecting, &keys).await,
+                Job::Reset(lease, plan) => reset(lease, &plan).await,
+                Job::Settle(lease) => settle(lease).await,
+                Job::Check(lease) => check(lease).await,
+                Job::Probe(lease) => probe_idle(lease).await,
+                Job::RollBack(lease, plan) => roll_back(lease, &plan).await,
+                Job::Abandon(pooled) => abandon(pooled).await,
+                Job::Demand => shard.demand(Instant::now()),
+            }
+        });
+    }
+}
+
+async fn connect(shard: &Rc<Shard>, permit: Permit, connecting: Connecting, keys: &Arc<KeyCache>) {
+    let outcome = login::login(&shard.pool.target, keys).await;
+    let now = Instant::now();
+    let (database, user) = (&*shard.pool.key.database, &*shard.pool.key.user);
+    match outcome {
+        Ok(mut server) => {
+            shard.pool.connect_succeeded();
+            shard.counters().connects.add(1);
+            server.expires_at = shard.with_policy(|policy| policy.lifetime).map(|lifetime| now + jitter(lifetime));
+            tracing::debug!(database, user, address = %server.address, pid = server.key.pid, "server connected");
+            shard.accept(&Arc::new(Settings::default()), &server.reported);
+            let mut pooled = Box::new(Pooled { server, _permit: permit });
+            // The first server reads the catalog before its first client comes, so that `auto` knows what it judges.
+            if shard.pool.claim_probe(now, shard.with_policy(|policy| policy.probe_interval)) {
+                let outcome = probe(&mut pooled.server, shard).await;
+                if let Err(error) = outcome {
+                    shard.log_closed(&error, "the catalog could not be read");
+                    drop(connecting);
+                    shard.demand(Instant::now());
+                    return;
+                }
+            }
+            drop(connecting);
+            shard.admit(pooled, Instant::now());
+        }
+        Err(error) => {
+            shard.counters().failed_connects.add(1);
+            tracing::warn!(database, user, %error, "cannot open a server");
+            drop((permit, connecting));
+            shard.pool.connect_failed(error.clone(), now);
+            if !error.is_transient() {
+                shard.refuse_all(&CheckoutError::Server(error));
+            }
+        }
+    }
+    shard.demand(Instant::now());
+}
+
+/// Runs a statement of ours under a time limit.
+async fn own_query(lease: &mut Lease, sql: &str) -> Result<crate::server::Reply, ServerError> {
+    timeout(OWN_QUERY_LIMIT, lease.run(sql)).await.unwrap_or(Err(ServerError::Timeout))
+}
+
+async fn reset(mut lease: Lease, plan: &ResetPlan) {
+    let shard = lease.shard().clone();
+    // A cancel request that comes late must not hit the reset.
+    lease.cancels.clone().wait_quiet().await;
+    let outcome = match plan {
+        ResetPlan::Nothing => Ok(()),
+        ResetPlan::Components(statements) => own_query(&mut lease, &statements.join(";")).await.map(drop),
+        ResetPlan::Full => {
+            let query = shard.policy().reset_query.clone();
+            lease.prepared.clear();
+            lease.in_force = Arc::new(Settings::default());
+            shard.counters().full_resets.add(1);
+            own_query(&mut lease, &query).await.map(drop)
+        }
+    };
+    match outcome {
+        Ok(()) => {
+            shard.counters().resets.add(1);
+            settle(lease).await;
+        }
+        Err(error) => {
+            shard.counters().failed_resets.add(1);
+            shard.log_closed(&error, "its reset failed");
+        }
+    }
+}
+
+async fn settle(mut lease: Lease) {
+    lease.cancels.clone().wait_quiet().await;
+    let shard = lease.shard().clone();
+    if !lease.is_free() {
+        shard.log_closed(&"it is in a transaction", "its reset failed");
+        return;
+    }
+    let now = Instant::now();
+    lease.idle_since = now;
+    shard.offer(lease, now);
+}
+
+async fn check(mut lease: Lease) {
+    let shard = lease.shard().clone();
+    let Some(query) = shard.policy().check_query.clone() else { return lease.put_down() };
+    let idle_since = lease.idle_since;
+    match own_query(&mut lease, &query).await {
+        Ok(_) => {
+            let now = Instant::now();
+            lease.checked_at = now;
+            // A check is no use: the server is as idle as before.
+            lease.idle_since = idle_since;
+            shard.offer(lease, now);
+        }
+        Err(error) => shard.log_closed(&error, "server_check_query failed"),
+    }
+}
+
+/// Reads the catalog and tells the pool; the server can still be used after `Ok`.
+async fn probe(server: &mut Server, shard: &Rc<Shard>) -> Result<(), ServerError> {
+    let outcome = timeout(OWN_QUERY_LIMIT, server.run(PROBE_SQL)).await.unwrap_or(Err(ServerError::Timeout));
+    let failure = match outcome {
+        Ok(reply) => {
+            shard.pool.facts_probed(Some(CatalogFacts::from_rows(&reply.rows)));
+            return Ok(());
+        }
+        Err(error) => error,
+    };
+    shard.pool.facts_probed(None);
+    tracing::warn!(
+        database = &*shard.pool.key.database,
+        user = &*shard.pool.key.user,
+        error = %failure,
+        "cannot read the catalog: every server is reset between clients until it can be read"
+    );
+    match failure {
+        ServerError::Refused(_) => Ok(()),
+        failure => Err(failure),
+    }
+}
+
+async fn probe_idle(mut lease: Lease) {
+    let shard = lease.shard().clone();
+    match probe(&mut lease, &shard).await {
+        Ok(()) => shard.offer(lease, Instant::now()),
+        Err(error) => shard.log_closed(&error, "the catalog could not be read"),
+    }
+}
+
+async fn roll_back(mut lease: Lease, plan: &ResetPlan) {
+    lease.cancels.clone().wait_quiet().await;
+    if lease.status != TxStatus::Idle
+        && let Err(error) = own_query(&mut lease, "ROLLBACK").await
+    {
+        lease.shard().log_closed(&error, "its client left in a transaction");
+        return;
+    }
+    reset(lease, plan).await;
+}
+
+/// Cancels what the server may still be doing, then closes it.
+async fn abandon(pooled: Box<Pooled>) {
+    let server = &pooled.server;
+    if let Err(error) = cancel::cancel(&server.address, &server.key).await {
+        tracing::debug!(%error, address = %server.address, "the query of a client that left could not be cancelled");
+    }
+}

@@ -1,0 +1,114 @@
+//! A server lent to a client, and what becomes of it afterwards.
+//!
+//! Dropping a [`Lease`] closes its server; only [`Lease::checkin`] gives it back. So whatever goes wrong between, a
+//! panic included, no server in an unknown state is lent again.
+
+use crate::pool::budget::Permit;
+use crate::pool::keeper::Job;
+use crate::pool::Shard;
+use crate::server::Server;
+use crate::session::footprint::ResetPlan;
+use deadpool::unmanaged::Object;
+use std::ops::{Deref, DerefMut};
+use std::rc::Rc;
+use std::time::Instant;
+
+/// A server and its place in the budget.
+#[derive(Debug)]
+pub struct Pooled {
+    pub(crate) server: Server,
+    pub(crate) _permit: Permit,
+}
+
+/// A server lent out.
+#[derive(Debug)]
+pub struct Lease {
+    /// `None` only after it was given away.
+    object: Option<Object<Box<Pooled>>>,
+    shard: Rc<Shard>,
+}
+
+impl Lease {
+    pub(crate) fn new(object: Object<Box<Pooled>>, shard: Rc<Shard>) -> Lease {
+        Lease { object: Some(object), shard }
+    }
+
+    /// The shard it belongs to.
+    #[must_use]
+    pub fn shard(&self) -> &Rc<Shard> {
+        &self.shard
+    }
+
+    /// Gives the server back, after the reset that `plan` demands. It must be free ([`Server::is_free`]).
+    #[inline]
+    pub fn checkin(mut self, plan: ResetPlan, now: Instant) {
+        debug_assert!(self.is_free());
+        self.idle_since = now;
+        let shard = self.shard.clone();
+        if !matches!(plan, ResetPlan::Nothing) {
+            shard.keep(Job::Reset(self, plan));
+        } else if self.cancels.is_busy() {
+            shard.keep(Job::Settle(self));
+        } else {
+            shard.offer(self, now);
+        }
+    }
+
+    /// Gives a server back whose client left in a transaction; it must owe nothing.
+    pub fn roll_back(self, plan: ResetPlan) {
+        let shard = self.shard.clone();
+        shard.keep(Job::RollBack(self, plan));
+    }
+
+    /// Puts the server down among the idle ones, whoever waits.
+    pub(crate) fn put_down(mut self) {
+        drop(self.object.take());
+    }
+
+    /// Takes the server out of its pool for good.
+    pub(crate) fn take(mut self) -> Option<Box<Pooled>> {
+        self.object.take().map(Object::take)
+    }
+
+    /// Ends the server's life in good order: it is idle.
+    pub(crate) fn retire(self) {
+        self.farewell();
+    }
+}
+
+impl Deref for Lease {
+    type Target = Server;
+
+    #[inline]
+    fn deref(&self) -> &Server {
+        match &self.object {
+            Some(object) => &object.server,
+            None => unreachable!("a lease that was given away cannot be named any more"),
+        }
+    }
+}
+
+impl DerefMut for Lease {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut Server {
+        match &mut self.object {
+            Some(object) => &mut object.server,
+            None => unreachable!("a lease that was given away cannot be named any more"),
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let Some(object) = self.object.take() else { return };
+        let pooled = Object::take(object);
+        self.shard.counters().closes.add(1);
+        if pooled.server.owed.is_empty() {
+            drop(pooled);
+        } else {
+            // It may be busy with a query that nobody wants any more.
+            self.shard.keep(Job::Abandon(pooled));
+        }
+        self.shard.server_gone();
+    }
+}

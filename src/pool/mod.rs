@@ -1,0 +1,373 @@
+//! Pools: the servers of one database and user, who has them, who waits for them.
+//!
+//! A [`Pool`] is one for the process. Its servers live in per-worker shards ([`Shard`]) under one exact budget; on the
+//! path of a transaction a worker touches only its own shard. Servers move between workers in two rare ways: a worker
+//! with a waiting client takes over an idle server of another ([`Shard::checkout`]), and a worker whose server comes
+//! back hands it over to another's older waiter ([`Lease::checkin`]). Neither sleeps past the other: a waiter is
+//! published before idle servers are looked at, an idle server is put down before the waiters are looked at, both with
+//! sequentially consistent fences in between.
+//!
+//! [`keeper`] owns the servers that no client has, [`sweep`] looks after deadlines, [`registry`] knows all pools.
+
+pub mod budget;
+pub mod keeper;
+pub mod lease;
+pub mod line;
+pub mod registry;
+pub mod shard;
+pub mod sweep;
+
+pub use lease::{Lease, Pooled};
+pub use line::{CheckoutError, Seat};
+pub use registry::{Registry, Shards};
+pub use shard::Shard;
+
+use crate::config::{PoolMode, Reset};
+use crate::metrics::{PoolCounters, ResetReasons};
+use crate::pool::budget::{Group, Permit};
+use crate::server::login::Target;
+use crate::server::ServerError;
+use crate::session::CatalogFacts;
+use deadpool::unmanaged;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Servers that one worker can hold for a pool without a size limit.
+const UNLIMITED: u32 = 10_000;
+
+/// Which pool: the database as clients call it, and the user on the server.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PoolKey {
+    /// Name of the database for clients.
+    pub database: Arc<str>,
+    /// User on the server.
+    pub user: Arc<str>,
+}
+
+/// What may change on a reload without a new pool.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Policy {
+    /// Servers; `None`: no limit.
+    pub size: Option<u32>,
+    /// Servers kept open.
+    pub min_size: u32,
+    /// Servers beyond `size` for those who waited `reserve_timeout`.
+    pub reserve: u32,
+    /// See `reserve`; `None`: never.
+    pub reserve_timeout: Option<Duration>,
+    /// How long a client keeps a server.
+    pub mode: PoolMode,
+    /// What happens between two clients.
+    pub reset: Reset,
+    /// The statements of a full reset.
+    pub reset_query: String,
+    /// See the setting `catalog_probe_interval`.
+    pub probe_interval: Duration,
+    /// Statement that shows an idle server to be alive.
+    pub check_query: Option<String>,
+    /// How long a server may be idle before it is checked.
+    pub check_delay: Duration,
+    /// Age at which a server is closed.
+    pub lifetime: Option<Duration>,
+    /// Idle time after which a server is closed.
+    pub idle_timeout: Option<Duration>,
+    /// First pause after a failed connect.
+    pub login_retry: Duration,
+}
+
+/// The servers of one database and user, over all workers.
+#[derive(Debug)]
+pub struct Pool {
+    /// Its name.
+    pub key: PoolKey,
+    /// Where its servers are.
+    pub target: Target,
+    /// Servers, open and being opened.
+    pub(crate) size: Group,
+    /// The same over all pools of the database.
+    pub(crate) database: Arc<Group>,
+    /// The same over all pools of the user.
+    pub(crate) user: Arc<Group>,
+    policy: Mutex<Arc<Policy>>,
+    /// One bit for each worker that has clients waiting (workers beyond 63 share the last).
+    waiting: AtomicU64,
+    retired: AtomicBool,
+    pub(crate) branches: Box<[Branch]>,
+    trouble: Mutex<Trouble>,
+    facts: Mutex<Facts>,
+    /// Changes whenever the catalog facts do.
+    facts_generation: AtomicU32,
+}
+
+/// What a pool has on one worker and others may look at.
+#[derive(Debug)]
+#[repr(align(128))]
+pub struct Branch {
+    /// Servers that no client has.
+    pub(crate) idle: unmanaged::Pool<Box<Pooled>>,
+    /// When the first in line arrived, in microseconds since the process started; `u64::MAX`: nobody waits.
+    pub(crate) oldest: AtomicU64,
+    /// Clients in line.
+    pub(crate) waiters: AtomicU32,
+    /// Counters.
+    pub counters: PoolCounters,
+    /// Resets by reason.
+    pub reset_reasons: ResetReasons,
+}
+
+#[derive(Debug, Default)]
+struct Trouble {
+    failures: u32,
+    retry_at: Option<Instant>,
+    last: Option<ServerError>,
+}
+
+#[derive(Debug)]
+struct Facts {
+    current: Arc<CatalogFacts>,
+    probing: bool,
+    probed_at: Option<Instant>,
+}
+
+/// What a pool looks like at one moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Servers, open and being opened.
+    pub servers: u32,
+    /// Servers that no client has.
+    pub idle: u32,
+    /// Clients in line.
+    pub waiting: u32,
+    /// How long the first in line has waited.
+    pub oldest_wait: Duration,
+}
+
+impl Pool {
+    pub(crate) fn new(
+        key: PoolKey,
+        target: Target,
+        policy: Policy,
+        workers: usize,
+        database: Arc<Group>,
+        user: Arc<Group>,
+    ) -> Pool {
+        let capacity = policy.capacity() as usize;
+        let branch = |_| Branch {
+            idle: unmanaged::Pool::new(capacity),
+            oldest: AtomicU64::new(u64::MAX),
+            waiters: AtomicU32::new(0),
+            counters: PoolCounters::default(),
+            reset_reasons: ResetReasons::default(),
+        };
+        Pool {
+            key,
+            target,
+            size: Group::new(policy.size),
+            database,
+            user,
+            policy: Mutex::new(Arc::new(policy)),
+            waiting: AtomicU64::new(0),
+            retired: AtomicBool::new(false),
+            branches: (0..workers).map(branch).collect(),
+            trouble: Mutex::default(),
+            facts: Mutex::new(Facts { current: Arc::new(CatalogFacts::unknown()), probing: false, probed_at: None }),
+            facts_generation: AtomicU32::new(1),
+        }
+    }
+
+    /// The policy in force.
+    #[must_use]
+    pub fn policy(&self) -> Arc<Policy> {
+        lock(&self.policy).clone()
+    }
+
+    /// Puts another policy in force; whether the pool can live with it. If not, it must be retired.
+    pub(crate) fn set_policy(&self, policy: Policy) -> bool {
+        if policy.capacity() as usize > self.branches[0].idle.status().max_size {
+            return false;
+        }
+        self.size.set_limit(policy.size);
+        *lock(&self.policy) = Arc::new(policy);
+        true
+    }
+
+    /// Whether another pool has taken its place.
+    #[inline]
+    #[must_use]
+    pub fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn retire(&self) {
+        self.retired.store(true, Ordering::SeqCst);
+    }
+
+    /// A snapshot for those who look.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let oldest = self.branches.iter().map(|branch| branch.oldest.load(Ordering::Relaxed)).min();
+        Status {
+            servers: self.size.count(),
+            idle: self.branches.iter().map(|branch| branch.idle.status().available as u32).sum(),
+            waiting: self.branches.iter().map(|branch| branch.waiters.load(Ordering::Relaxed)).sum(),
+            oldest_wait: match oldest {
+                Some(arrival) if arrival != u64::MAX => {
+                    Duration::from_micros(budget::micros(Instant::now()).saturating_sub(arrival))
+                }
+                _ => Duration::ZERO,
+            },
+        }
+    }
+
+    /// Takes a place for one more server, beyond the pool's size by up to `extra`.
+    pub(crate) fn try_permit(self: &Arc<Pool>, extra: u32) -> Option<Permit> {
+        Permit::take(self, extra)
+    }
+
+    pub(crate) fn wait_bit(worker: usize) -> u64 {
+        1 << worker.min(63)
+    }
+
+    /// Workers other than `worker` with clients in line, as bits.
+    #[inline]
+    pub(crate) fn others_waiting(&self, worker: usize) -> u64 {
+        self.waiting.load(Ordering::Relaxed) & !Self::wait_bit(worker)
+    }
+
+    /// The worker other than `worker` whose first in line arrived first, with that arrival.
+    pub(crate) fn oldest_elsewhere(&self, worker: usize) -> Option<(usize, u64)> {
+        let branches = self.branches.iter().enumerate().filter(|(other, _)| *other != worker);
+        branches
+            .map(|(other, branch)| (other, branch.oldest.load(Ordering::Acquire)))
+            .filter(|(_, arrival)| *arrival != u64::MAX)
+            .min_by_key(|(_, arrival)| *arrival)
+    }
+
+    /// Publishes the arrival of the first in `worker`'s line, `None` when it is empty.
+    pub(crate) fn publish_line(&self, worker: usize, oldest: Option<u64>, waiters: usize) {
+        let branch = &self.branches[worker];
+        branch.waiters.store(waiters as u32, Ordering::Relaxed);
+        branch.oldest.store(oldest.unwrap_or(u64::MAX), Ordering::SeqCst);
+        let bit = Self::wait_bit(worker);
+        let was = self.waiting.load(Ordering::SeqCst) & bit != 0;
+        if oldest.is_some() && !was {
+            self.waiting.fetch_or(bit, Ordering::SeqCst);
+        } else if oldest.is_none() && was && worker < 63 {
+            self.waiting.fetch_and(!bit, Ordering::SeqCst);
+        }
+    }
+
+    /// Whether a connect may be tried now, and whether the last ones failed.
+    pub(crate) fn connect_state(&self, now: Instant) -> ConnectState {
+        let trouble = lock(&self.trouble);
+        match (trouble.retry_at, &trouble.last) {
+            (Some(at), Some(last)) if now < at => ConnectState::Pausing(last.clone()),
+            (Some(_), _) => ConnectState::Probing,
+            (None, _) => ConnectState::Fine,
+        }
+    }
+
+    /// The last failure to connect, while connecting fails.
+    #[must_use]
+    pub fn last_failure(&self) -> Option<ServerError> {
+        lock(&self.trouble).last.clone()
+    }
+
+    pub(crate) fn connect_failed(&self, error: ServerError, now: Instant) {
+        let policy = self.policy();
+        let mut trouble = lock(&self.trouble);
+        // What only a person can mend is asked for at an even pace, so that the mending shows soon.
+        let doublings = if error.is_transient() { trouble.failures.min(4) } else { 0 };
+        let pause = policy.login_retry * (1 << doublings);
+        trouble.retry_at = Some(now + jitter(pause));
+        trouble.failures = trouble.failures.saturating_add(1);
+        trouble.last = Some(error);
+    }
+
+    pub(crate) fn connect_succeeded(&self) {
+        *lock(&self.trouble) = Trouble::default();
+    }
+
+    /// The generation of the catalog facts; take them again when it changes.
+    #[inline]
+    pub(crate) fn facts_generation(&self) -> u32 {
+        self.facts_generation.load(Ordering::Acquire)
+    }
+
+    /// What is known of the catalog.
+    pub(crate) fn facts(&self) -> (u32, Arc<CatalogFacts>) {
+        let facts = lock(&self.facts);
+        (self.facts_generation(), facts.current.clone())
+    }
+
+    /// Forgets what is known of the catalog: somebody changed it.
+    pub(crate) fn forget_facts(&self) {
+        let mut facts = lock(&self.facts);
+        facts.probed_at = None;
+        if facts.current.is_known() {
+            self.install_facts(&mut facts, CatalogFacts::unknown());
+        }
+    }
+
+    /// Whether the catalog is to be probed now; the caller who is told so must probe or give up with
+    /// [`Pool::facts_probed`].
+    pub(crate) fn claim_probe(&self, now: Instant, interval: Duration) -> bool {
+        let mut facts = lock(&self.facts);
+        let due = facts.probed_at.is_none_or(|at| now.duration_since(at) >= interval);
+        let claimed = due && !facts.probing;
+        if claimed {
+            facts.probing = true;
+            facts.probed_at = Some(now);
+        }
+        claimed
+    }
+
+    /// Takes in the outcome of a claimed probe. One during which the facts were forgotten counts for nothing.
+    pub(crate) fn facts_probed(&self, outcome: Option<CatalogFacts>) {
+        let mut facts = lock(&self.facts);
+        facts.probing = false;
+        if facts.probed_at.is_none() {
+            return;
+        }
+        match outcome {
+            Some(found) => self.install_facts(&mut facts, found),
+            None => self.install_facts(&mut facts, CatalogFacts::unknown()),
+        }
+    }
+
+    fn install_facts(&self, facts: &mut Facts, found: CatalogFacts) {
+        facts.current = Arc::new(found);
+        let next = self.facts_generation.load(Ordering::Relaxed).wrapping_add(1).max(1);
+        self.facts_generation.store(next, Ordering::Release);
+    }
+}
+
+impl Policy {
+    /// Servers that the pool can ever have under this policy.
+    fn capacity(&self) -> u32 {
+        self.size.map_or(UNLIMITED, |size| size.saturating_add(self.reserve).clamp(16, UNLIMITED))
+    }
+}
+
+/// Whether a connect may be tried.
+#[derive(Debug, Clone)]
+pub(crate) enum ConnectState {
+    /// The last one went well.
+    Fine,
+    /// The last one failed a while ago: one may try.
+    Probing,
+    /// The last one failed a moment ago.
+    Pausing(ServerError),
+}
+
+/// A mutex whose holder panicked still holds a value that is whole: all that is done under ours is assignments.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// `duration`, up to a tenth shorter, so that what began together does not end together.
+pub(crate) fn jitter(duration: Duration) -> Duration {
+    let random = getrandom::u32().unwrap_or(0);
+    duration - duration / 10 * (random % 1024) / 1024
+}

@@ -1,0 +1,247 @@
+//! All pools of the process, and one worker's shards of them.
+
+use crate::pool::budget::Group;
+use crate::pool::keeper::Job;
+use crate::pool::{Policy, Pool, PoolKey, Pooled, Shard, lock};
+use crate::server::login::Target;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+use tokio::sync::mpsc::UnboundedSender;
+
+/// A server on its way to another worker.
+#[derive(Debug)]
+pub struct Parcel {
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) server: Box<Pooled>,
+}
+
+/// What a pool should be like, according to the configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Blueprint {
+    /// Its name.
+    pub key: PoolKey,
+    /// Where its servers are.
+    pub target: Target,
+    /// How it behaves.
+    pub policy: Policy,
+    /// Servers of the database, over all its pools.
+    pub max_db_connections: Option<u32>,
+    /// Servers of the user, over all pools.
+    pub max_user_connections: Option<u32>,
+}
+
+/// All pools, by name. Touched at logins and reloads, never by a transaction.
+#[derive(Debug)]
+pub struct Registry {
+    workers: usize,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    pools: HashMap<PoolKey, Arc<Pool>>,
+    /// Pools that were replaced and still have servers.
+    retired: Vec<Arc<Pool>>,
+    databases: HashMap<Arc<str>, Arc<Group>>,
+    users: HashMap<Arc<str>, Arc<Group>>,
+}
+
+impl Registry {
+    /// Without pools yet.
+    #[must_use]
+    pub fn new(workers: usize) -> Registry {
+        Registry { workers, inner: Mutex::default() }
+    }
+
+    /// The pool of this blueprint, made if it is not there. Limits and policy follow the blueprint; a pool whose
+    /// target differs is replaced.
+    pub fn pool(&self, blueprint: Blueprint) -> Arc<Pool> {
+        let mut inner = lock(&self.inner);
+        let Inner { pools, retired, databases, users } = &mut *inner;
+        let database = group(databases, &blueprint.key.database, blueprint.max_db_connections);
+        let user = group(users, &blueprint.key.user, blueprint.max_user_connections);
+        if let Some(pool) = pools.get(&blueprint.key) {
+            if pool.target == blueprint.target && pool.set_policy(blueprint.policy.clone()) {
+                return pool.clone();
+            }
+            pool.retire();
+            retired.push(pool.clone());
+        }
+        let Blueprint { key, target, policy, .. } = blueprint;
+        let pool = Arc::new(Pool::new(key.clone(), target, policy, self.workers, database, user));
+        pools.insert(key, pool.clone());
+        pool
+    }
+
+    /// Retires the pool of this name, because the configuration has no place for it any more.
+    pub fn retire(&self, key: &PoolKey) {
+        let mut inner = lock(&self.inner);
+        if let Some(pool) = inner.pools.remove(key) {
+            pool.retire();
+            inner.retired.push(pool);
+        }
+    }
+
+    /// All pools in use, by name.
+    #[must_use]
+    pub fn pools(&self) -> Vec<Arc<Pool>> {
+        let mut pools: Vec<_> = lock(&self.inner).pools.values().cloned().collect();
+        pools.sort_by(|one, other| one.key.cmp(&other.key));
+        pools
+    }
+
+    /// Servers that any pool has, retired ones included.
+    #[must_use]
+    pub fn servers(&self) -> u32 {
+        let mut inner = lock(&self.inner);
+        inner.retired.retain(|pool| pool.size.count() > 0);
+        inner.pools.values().chain(&inner.retired).map(|pool| pool.size.count()).sum()
+    }
+
+    /// Closes one idle server of another pool that stands in the way of `pool`: its database or its user may have no
+    /// more servers. Whether one was found.
+    pub(crate) fn evict_idle_for(&self, pool: &Arc<Pool>) -> bool {
+        let (database_full, user_full) = (pool.database.is_full(), pool.user.is_full());
+        let in_the_way = |other: &&Arc<Pool>| {
+            !Arc::ptr_eq(other, pool)
+                && (database_full && Arc::ptr_eq(&other.database, &pool.database)
+                    || user_full && Arc::ptr_eq(&other.user, &pool.user))
+        };
+        let inner = lock(&self.inner);
+        let mut branches = inner.pools.values().filter(in_the_way).flat_map(|other| other.branches.iter());
+        branches.any(|branch| match branch.idle.try_remove() {
+            Ok(pooled) => {
+                pooled.server.farewell();
+                true
+            }
+            Err(_) => false,
+        })
+    }
+}
+
+fn group(groups: &mut HashMap<Arc<str>, Arc<Group>>, name: &Arc<str>, limit: Option<u32>) -> Arc<Group> {
+    let group = groups.entry(name.clone()).or_insert_with(|| Arc::new(Group::new(limit)));
+    group.set_limit(limit);
+    group.clone()
+}
+
+/// One worker's shards, made when they are first needed.
+#[derive(Debug)]
+pub struct Shards {
+    /// All pools of the process.
+    pub registry: Arc<Registry>,
+    worker: usize,
+    jobs: UnboundedSender<(Rc<Shard>, Job)>,
+    siblings: Rc<[UnboundedSender<Parcel>]>,
+    shards: RefCell<HashMap<PoolKey, Rc<Shard>>>,
+    /// Shards of retired pools that may still have servers or clients.
+    leaving: RefCell<Vec<Rc<Shard>>>,
+}
+
+/// The worker's end of its keeper.
+pub(crate) type Jobs = UnboundedSender<(Rc<Shard>, Job)>;
+/// The keeper's end.
+pub(crate) type JobsReceiver = tokio::sync::mpsc::UnboundedReceiver<(Rc<Shard>, Job)>;
+
+/// A channel between a worker and its keeper.
+#[must_use]
+pub(crate) fn jobs() -> (Jobs, JobsReceiver) {
+    tokio::sync::mpsc::unbounded_channel()
+}
+
+impl Shards {
+    /// No shards yet. `siblings` are the mailboxes of all workers, in order.
+    #[must_use]
+    pub(crate) fn new(registry: Arc<Registry>, worker: usize, jobs: Jobs, siblings: Vec<UnboundedSender<Parcel>>) -> Shards {
+        Shards {
+            registry,
+            worker,
+            jobs,
+            siblings: siblings.into(),
+            shards: RefCell::default(),
+            leaving: RefCell::default(),
+        }
+    }
+
+    /// This worker's shard of the blueprint's pool.
+    pub fn shard(&self, blueprint: Blueprint) -> Rc<Shard> {
+        if let Some(shard) = self.shards.borrow().get(&blueprint.key)
+            && !shard.pool.is_retired()
+        {
+            return shard.clone();
+        }
+        let pool = self.registry.pool(blueprint);
+        self.shard_of(pool)
+    }
+
+    fn shard_of(&self, pool: Arc<Pool>) -> Rc<Shard> {
+        let mut shards = self.shards.borrow_mut();
+        if let Some(shard) = shards.get(&pool.key) {
+            if Arc::ptr_eq(&shard.pool, &pool) {
+                return shard.clone();
+            }
+            self.leaving.borrow_mut().push(shard.clone());
+        }
+        let key = pool.key.clone();
+        let shard = Shard::new(pool, self.worker, self.jobs.clone(), self.siblings.clone());
+        shards.insert(key, shard.clone());
+        shard
+    }
+
+    /// Takes in a server from another worker.
+    pub fn receive(&self, parcel: Parcel, now: Instant) {
+        let Parcel { pool, mut server } = parcel;
+        let shard = if pool.is_retired() {
+            let leaving = self.leaving.borrow();
+            let known = leaving.iter().chain(self.shards.borrow().values()).find(|shard| Arc::ptr_eq(&shard.pool, &pool)).cloned();
+            match known {
+                Some(shard) => shard,
+                None => return,
+            }
+        } else {
+            self.shard_of(pool)
+        };
+        match server.server.stream.attach() {
+            Ok(()) => shard.admit(server, now),
+            Err(error) => shard.log_closed(&error, "it could not be moved between workers"),
+        }
+    }
+
+    /// Sweeps all shards, and lets go of those whose pool was replaced and is empty.
+    pub fn sweep(&self, now: Instant) {
+        let mut all: Vec<_> = self.shards.borrow().values().cloned().collect();
+        all.extend(self.leaving.borrow().iter().cloned());
+        for shard in all {
+            super::sweep::sweep(&shard, now);
+            let starved = !shard.line.borrow().is_empty() && !shard.pool.size.is_full() && shard.connecting.get() == 0;
+            if starved && (shard.pool.database.is_full() || shard.pool.user.is_full()) {
+                self.registry.evict_idle_for(&shard.pool);
+            }
+        }
+        let is_done = |shard: &Rc<Shard>| shard.pool.is_retired() && Rc::strong_count(shard) == 1;
+        self.leaving.borrow_mut().retain(|shard| !is_done(shard));
+        let mut shards = self.shards.borrow_mut();
+        let retired: Vec<PoolKey> =
+            shards.iter().filter(|(_, shard)| shard.pool.is_retired()).map(|(key, _)| key.clone()).collect();
+        for key in retired {
+            self.leaving.borrow_mut().extend(shards.remove(&key));
+        }
+    }
+
+    /// Says goodbye to all idle servers of this worker, because the process ends.
+    pub fn close_idle(&self) {
+        for shard in self.shards.borrow().values().chain(self.leaving.borrow().iter()) {
+            while let Ok(pooled) = shard.pool.branches[self.worker].idle.try_remove() {
+                pooled.server.farewell();
+            }
+        }
+    }
+
+    /// Takes the policies in that a reload has changed.
+    pub fn refresh(&self) {
+        self.shards.borrow().values().for_each(|shard| shard.refresh_policy());
+    }
+}

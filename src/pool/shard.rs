@@ -1,0 +1,363 @@
+//! A pool as one worker has it: its line, its idle servers, and what it knows.
+
+use crate::metrics::PoolCounters;
+use crate::pool::budget::micros;
+use crate::pool::keeper::Job;
+use crate::pool::line::{Line, Outcome};
+use crate::pool::registry::Parcel;
+use crate::pool::{CheckoutError, ConnectState, Lease, Policy, Pool, Pooled, Seat};
+use crate::session::{CatalogFacts, Footprint, Interner, Reported, Settings};
+use lru::LruCache;
+use std::cell::{Cell, RefCell};
+use std::num::NonZeroUsize;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc::UnboundedSender;
+
+/// Connects that one worker has under way for one pool.
+const PARALLEL_CONNECTS: u32 = 8;
+/// Bytes of statement texts kept by a shard for the next client that prepares the same.
+const INTERNER_BUDGET: usize = 16 << 20;
+/// Sets of startup settings whose effect is remembered.
+const ACCEPTED_SETTINGS: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
+
+/// One worker's part of a pool.
+#[derive(Debug)]
+pub struct Shard {
+    /// The whole.
+    pub pool: Arc<Pool>,
+    pub(crate) worker: usize,
+    policy: RefCell<Arc<Policy>>,
+    pub(crate) line: RefCell<Line>,
+    pub(crate) connecting: Cell<u32>,
+    jobs: UnboundedSender<(Rc<Shard>, Job)>,
+    siblings: Rc<[UnboundedSender<Parcel>]>,
+    /// What servers reported under settings that clients log in with.
+    accepted: RefCell<LruCache<Arc<Settings>, Arc<Reported>>>,
+    /// Statements that clients prepare.
+    pub interner: RefCell<Interner>,
+    facts: RefCell<(u32, Arc<CatalogFacts>)>,
+    busy_since_probe: Cell<bool>,
+}
+
+impl Shard {
+    pub(crate) fn new(
+        pool: Arc<Pool>,
+        worker: usize,
+        jobs: UnboundedSender<(Rc<Shard>, Job)>,
+        siblings: Rc<[UnboundedSender<Parcel>]>,
+    ) -> Rc<Shard> {
+        Rc::new(Shard {
+            policy: RefCell::new(pool.policy()),
+            facts: RefCell::new(pool.facts()),
+            pool,
+            worker,
+            line: RefCell::default(),
+            connecting: Cell::new(0),
+            jobs,
+            siblings,
+            accepted: RefCell::new(LruCache::new(ACCEPTED_SETTINGS)),
+            interner: RefCell::new(Interner::new(INTERNER_BUDGET)),
+            busy_since_probe: Cell::new(false),
+        })
+    }
+
+    /// The policy in force here.
+    #[must_use]
+    pub fn policy(&self) -> Arc<Policy> {
+        self.policy.borrow().clone()
+    }
+
+    /// Looks at the policy without taking hold of it.
+    #[inline]
+    pub fn with_policy<T>(&self, look: impl FnOnce(&Policy) -> T) -> T {
+        look(&self.policy.borrow())
+    }
+
+    pub(crate) fn refresh_policy(&self) {
+        *self.policy.borrow_mut() = self.pool.policy();
+    }
+
+    /// This worker's counters for the pool.
+    #[inline]
+    #[must_use]
+    pub fn counters(&self) -> &PoolCounters {
+        &self.pool.branches[self.worker].counters
+    }
+
+    /// Counts why a reset was needed.
+    pub fn count_reset(&self, footprint: Footprint) {
+        let reasons = &self.pool.branches[self.worker].reset_reasons;
+        for (index, name) in Footprint::ALL_REASONS.iter().enumerate() {
+            if footprint.reasons().any(|reason| reason == *name) {
+                reasons.count(index);
+            }
+        }
+    }
+
+    /// What is known of the catalog, and the generation of that knowledge.
+    #[inline]
+    pub fn with_facts<T>(&self, look: impl FnOnce(u32, &CatalogFacts) -> T) -> T {
+        let generation = self.pool.facts_generation();
+        if self.facts.borrow().0 != generation {
+            *self.facts.borrow_mut() = self.pool.facts();
+        }
+        let facts = self.facts.borrow();
+        look(facts.0, &facts.1)
+    }
+
+    /// What a server reports under these settings, if a client logged in with them before.
+    #[must_use]
+    pub fn accepted(&self, settings: &Arc<Settings>) -> Option<(Arc<Settings>, Arc<Reported>)> {
+        let mut accepted = self.accepted.borrow_mut();
+        let (known, reported) = (accepted.get_key_value(settings)?.0.clone(), accepted.get(settings)?.clone());
+        Some((known, reported))
+    }
+
+    /// Remembers what a server reported under these settings.
+    pub fn accept(&self, settings: &Arc<Settings>, reported: &Arc<Reported>) {
+        self.accepted.borrow_mut().put(settings.clone(), reported.clone());
+    }
+
+    /// Gives a job to this worker's keeper.
+    pub(crate) fn keep(self: &Rc<Shard>, job: Job) {
+        // The keeper lives as long as the worker; without it the job, and the server in it, simply end.
+        let _ = self.jobs.send((self.clone(), job));
+    }
+
+    /// Gets a server for the client in `seat`: an idle one at once, or the next that is there for it, in order of
+    /// arrival. To be polled again when woken, until it is ready or given up by [`Shard::give_up`].
+    ///
+    /// # Errors
+    /// [`CheckoutError`]; the client is then out of line.
+    #[inline]
+    pub fn checkout(
+        self: &Rc<Shard>,
+        cx: &mut Context<'_>,
+        seat: &Rc<Seat>,
+        now: Instant,
+        limit: Option<Duration>,
+    ) -> Poll<Result<Lease, CheckoutError>> {
+        match seat.look(cx) {
+            Outcome::Granted(lease) => return Poll::Ready(Ok(lease)),
+            Outcome::Refused(error) => return Poll::Ready(Err(error)),
+            Outcome::Waiting => return Poll::Pending,
+            Outcome::Away => {}
+        }
+        if self.pool.is_retired() {
+            return Poll::Ready(Err(CheckoutError::Moved));
+        }
+        // Whoever waits comes first.
+        if self.line.borrow().is_empty()
+            && let Some(lease) = self.take_idle(cx)
+        {
+            return Poll::Ready(Ok(lease));
+        }
+        seat.sit(cx, now, limit.map(|limit| now + limit));
+        self.line.borrow_mut().push_back(seat.clone());
+        self.publish();
+        self.demand(now);
+        match seat.look(cx) {
+            Outcome::Granted(lease) => Poll::Ready(Ok(lease)),
+            Outcome::Refused(error) => Poll::Ready(Err(error)),
+            Outcome::Waiting | Outcome::Away => Poll::Pending,
+        }
+    }
+
+    /// Takes the client out of line, because it left or was cancelled.
+    pub fn give_up(self: &Rc<Shard>, seat: &Rc<Seat>, now: Instant) {
+        let at = self.line.borrow().iter().position(|other| Rc::ptr_eq(other, seat));
+        if let Some(at) = at {
+            self.line.borrow_mut().remove(at);
+            self.publish();
+        }
+        if let Some(lease) = seat.leave() {
+            self.offer(lease, now);
+        }
+    }
+
+    /// An idle server of this worker that is alive as far as can be known without a system call.
+    fn take_idle(self: &Rc<Shard>, cx: &mut Context<'_>) -> Option<Lease> {
+        let idle = &self.pool.branches[self.worker].idle;
+        while let Ok(object) = idle.try_get() {
+            let mut lease = Lease::new(object, self.clone());
+            if lease.stream.poll_read_ready(cx).is_pending() {
+                return Some(lease);
+            }
+            match lease.take_news() {
+                Ok(()) => return Some(lease),
+                Err(error) => self.log_closed(&error, "it ended while idle"),
+            }
+        }
+        None
+    }
+
+    pub(crate) fn log_closed(&self, error: &dyn std::fmt::Display, reason: &str) {
+        tracing::info!(
+            database = &*self.pool.key.database,
+            user = &*self.pool.key.user,
+            reason,
+            %error,
+            "server closed"
+        );
+    }
+
+    /// Sees to it that those in line get servers: from siblings, or new ones.
+    pub(crate) fn demand(self: &Rc<Shard>, now: Instant) {
+        let wanted = self.line.borrow().len() as u32;
+        if wanted == 0 {
+            return;
+        }
+        // Another worker that puts a server down now sees our line, or we see the server.
+        fence(Ordering::SeqCst);
+        self.connect_for(wanted, 0, now);
+        while !self.line.borrow().is_empty() && self.take_over(now) {}
+    }
+
+    /// Starts connects until `wanted` are under way or no more are allowed.
+    pub(crate) fn connect_for(self: &Rc<Shard>, wanted: u32, extra: u32, now: Instant) {
+        while self.connecting.get() < wanted.min(PARALLEL_CONNECTS) {
+            if self.pool.size.is_full() && extra == 0 {
+                return;
+            }
+            match self.pool.connect_state(now) {
+                ConnectState::Fine => {}
+                ConnectState::Probing if self.connecting.get() == 0 => {}
+                ConnectState::Probing => return,
+                ConnectState::Pausing(error) => {
+                    if !error.is_transient() {
+                        self.refuse_all(&CheckoutError::Server(error));
+                    }
+                    return;
+                }
+            }
+            let Some(permit) = self.pool.try_permit(extra) else { return };
+            self.keep(Job::Connect(permit, crate::pool::keeper::Connecting::new(self)));
+        }
+    }
+
+    /// Takes an idle server of another worker over for the first in line.
+    fn take_over(self: &Rc<Shard>, now: Instant) -> bool {
+        let others = self.pool.branches.iter().enumerate().filter(|(other, _)| *other != self.worker);
+        for (_, branch) in others {
+            while let Ok(mut pooled) = branch.idle.try_remove() {
+                let moved = pooled.server.stream.detach().and_then(|()| pooled.server.stream.attach());
+                match moved {
+                    Ok(()) => {
+                        self.counters().takeovers.add(1);
+                        self.admit(pooled, now);
+                        return true;
+                    }
+                    Err(error) => self.log_closed(&error, "it could not be moved between workers"),
+                }
+            }
+        }
+        false
+    }
+
+    /// Takes a server in that came from a connect or from another worker.
+    pub(crate) fn admit(self: &Rc<Shard>, pooled: Box<Pooled>, now: Instant) {
+        let idle = &self.pool.branches[self.worker].idle;
+        if idle.try_add(pooled).is_err() {
+            tracing::error!(database = &*self.pool.key.database, "a pool has more servers than it can hold");
+            return;
+        }
+        match idle.try_get() {
+            Ok(object) => self.offer(Lease::new(object, self.clone()), now),
+            // Another worker took it over in this very moment.
+            Err(_) => self.demand(now),
+        }
+    }
+
+    /// Gives a free server to whoever has waited longest, or puts it down.
+    #[inline]
+    pub(crate) fn offer(self: &Rc<Shard>, lease: Lease, now: Instant) {
+        self.busy_since_probe.set(true);
+        if lease.expires_at.is_some_and(|at| at <= now) || self.is_surplus() {
+            lease.retire();
+            self.demand(now);
+            return;
+        }
+        let own = self.line.borrow().front().map(|seat| micros(seat.arrival()));
+        if let Some(own) = own {
+            if self.pool.others_waiting(self.worker) != 0
+                && let Some((other, arrival)) = self.pool.oldest_elsewhere(self.worker)
+                && is_much_older(arrival, own, micros(now))
+            {
+                self.hand_over(lease, other);
+                return;
+            }
+            let first = self.line.borrow_mut().pop_front();
+            self.publish();
+            if let Some(seat) = first {
+                seat.grant(lease);
+            }
+            return;
+        }
+        lease.put_down();
+        fence(Ordering::SeqCst);
+        if self.pool.others_waiting(self.worker) != 0 {
+            self.share();
+        }
+    }
+
+    /// Whether there are more servers than there may be, or the pool was replaced.
+    fn is_surplus(&self) -> bool {
+        let over = self.pool.size.is_over(self.policy.borrow().reserve);
+        (over || self.pool.is_retired()) && self.line.borrow().is_empty()
+    }
+
+    /// Hands an idle server of this worker to another's first in line.
+    fn share(self: &Rc<Shard>) {
+        if let Some((other, _)) = self.pool.oldest_elsewhere(self.worker)
+            && let Ok(object) = self.pool.branches[self.worker].idle.try_get()
+        {
+            self.hand_over(Lease::new(object, self.clone()), other);
+        }
+    }
+
+    fn hand_over(self: &Rc<Shard>, lease: Lease, other: usize) {
+        let Some(mut pooled) = lease.take() else { return };
+        if let Err(error) = pooled.server.stream.detach() {
+            self.log_closed(&error, "it could not be moved between workers");
+            return;
+        }
+        self.counters().handovers.add(1);
+        // A worker that has ended takes the server with it.
+        let _ = self.siblings[other].send(Parcel { pool: self.pool.clone(), server: pooled });
+    }
+
+    /// A server of this worker ended: there is room for another.
+    pub(crate) fn server_gone(self: &Rc<Shard>) {
+        if !self.line.borrow().is_empty() {
+            self.keep(Job::Demand);
+        }
+    }
+
+    /// Refuses everybody in line.
+    pub(crate) fn refuse_all(&self, error: &CheckoutError) {
+        let refused = std::mem::take(&mut *self.line.borrow_mut());
+        self.publish();
+        refused.into_iter().for_each(|seat| seat.refuse(error.clone()));
+    }
+
+    pub(crate) fn publish(&self) {
+        let line = self.line.borrow();
+        let oldest = line.front().map(|seat| micros(seat.arrival()));
+        self.pool.publish_line(self.worker, oldest, line.len());
+    }
+
+    /// Whether clients used the pool here since this was last asked.
+    pub(crate) fn take_busy(&self) -> bool {
+        self.busy_since_probe.replace(false)
+    }
+}
+
+/// Whether another worker's first in line has waited so much longer than ours that moving a server is worth it.
+fn is_much_older(other: u64, own: u64, now: u64) -> bool {
+    let own_wait = now.saturating_sub(own);
+    now.saturating_sub(other) > own_wait + own_wait / 4 + 1000
+}

@@ -1,0 +1,114 @@
+//! From what a client asks for to the pool that serves it.
+//!
+//! Pure look-ups in the configuration. Replicas, health and failover will be decided here.
+
+use crate::config::{Config, Database, General, Secret, User, resolve};
+use crate::pool::registry::Blueprint;
+use crate::pool::{Policy, PoolKey};
+use crate::server::login::Target;
+use std::time::Duration;
+
+/// The databases that are the admin console.
+pub const ADMIN_DATABASES: [&str; 2] = ["pgvalet", "pgbouncer"];
+
+/// The limits that hold for one client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// See the setting of this name.
+    pub query_timeout: Option<Duration>,
+    /// See the setting of this name.
+    pub query_wait_timeout: Option<Duration>,
+    /// See the setting of this name.
+    pub client_idle_timeout: Option<Duration>,
+    /// See the setting of this name.
+    pub idle_transaction_timeout: Option<Duration>,
+}
+
+/// What serves a user on a database, if the configuration knows the database.
+#[must_use]
+pub fn route(config: &Config, database_name: &str, user_name: &str) -> Option<Blueprint> {
+    let database = config.database(database_name)?;
+    Some(blueprint(config, &database, database_name, user_name))
+}
+
+/// The pools that the configuration keeps at `min_pool_size` from the start: those with a fixed server user.
+#[must_use]
+pub fn standing(config: &Config) -> Vec<Blueprint> {
+    let fixed = config.databases.iter().filter_map(|(name, database)| {
+        let user = database.user.as_ref()?;
+        (database.min_pool_size > 0).then(|| blueprint(config, database, name, user))
+    });
+    fixed.collect()
+}
+
+fn blueprint(config: &Config, database: &Database, database_name: &str, user_name: &str) -> Blueprint {
+    let general = &config.general;
+    let user = config.user(user_name);
+    let user = user.as_deref();
+    let server_user = database.user.as_deref().unwrap_or(user_name);
+    // A user's overrides are about the user's own pool.
+    let own = if database.user.is_none() { user } else { None };
+    Blueprint {
+        key: PoolKey { database: database_name.into(), user: server_user.into() },
+        target: Target {
+            hosts: database.hosts.clone(),
+            port: database.port,
+            dbname: database.dbname.clone().unwrap_or_else(|| database_name.to_owned()),
+            user: server_user.to_owned(),
+            secret: secret(config, database, server_user),
+            startup: database.startup.clone(),
+            connect_query: database.connect_query.clone(),
+            tcp: general.tcp.clone(),
+            timeout: general.server_connect_timeout,
+            max_prepared: general.max_prepared_statements,
+        },
+        policy: policy(general, database, own),
+        max_db_connections: database.max_db_connections,
+        max_user_connections: config
+            .user(server_user)
+            .and_then(|user| user.max_user_connections)
+            .or(general.max_user_connections),
+    }
+}
+
+/// What logs in to the server: the database's password, or what is known of the user.
+fn secret(config: &Config, database: &Database, server_user: &str) -> Option<Secret> {
+    let of_user = || config.user(server_user).and_then(|user| user.secret.clone());
+    database.password.clone().or_else(of_user)
+}
+
+fn policy(general: &General, database: &Database, user: Option<&User>) -> Policy {
+    Policy {
+        size: resolve::pool_size(database, user),
+        min_size: database.min_pool_size,
+        reserve: resolve::reserve_pool_size(database, user),
+        reserve_timeout: general.reserve_pool_timeout,
+        mode: resolve::pool_mode(general, database, user),
+        reset: database.reset,
+        reset_query: general.server_reset_query.clone(),
+        probe_interval: general.catalog_probe_interval,
+        check_query: general.server_check_query.clone(),
+        check_delay: general.server_check_delay,
+        lifetime: database.server_lifetime,
+        idle_timeout: general.server_idle_timeout,
+        login_retry: general.server_login_retry,
+    }
+}
+
+/// The limits of a user on a database.
+#[must_use]
+pub fn limits(config: &Config, database_name: &str, user_name: &str) -> Limits {
+    let general = &config.general;
+    let user = config.user(user_name);
+    let user = user.as_deref();
+    let database = config.database(database_name);
+    Limits {
+        query_timeout: resolve::query_timeout(general, user),
+        query_wait_timeout: match &database {
+            Some(database) => resolve::query_wait_timeout(general, database, user),
+            None => general.query_wait_timeout,
+        },
+        client_idle_timeout: resolve::client_idle_timeout(general, user),
+        idle_transaction_timeout: resolve::idle_transaction_timeout(general, user),
+    }
+}

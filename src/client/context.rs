@@ -1,0 +1,145 @@
+//! What the clients of one worker share.
+
+use crate::auth::keys::KeyCache;
+use crate::auth::mock::MockSecret;
+use crate::client::cell::{ClientCell, Verdict};
+use crate::config::Config;
+use crate::metrics::Counter;
+use crate::net::Buffers;
+use crate::pool::Shards;
+use slab::Slab;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
+use tokio::sync::oneshot;
+
+/// Bits of a process id that number the clients of a worker; the bits above number the worker.
+const CLIENT_BITS: u32 = 20;
+
+/// What is shared by all workers.
+#[derive(Debug)]
+pub struct Process {
+    /// Keys derived from passwords.
+    pub keys: Arc<KeyCache>,
+    /// Makes unknown users look like known ones.
+    pub mock: MockSecret,
+    /// Clients of all workers, those logging in included.
+    pub clients: AtomicU32,
+    /// Who passes cancel requests to other workers.
+    pub cancels: Box<dyn CancelRoute>,
+    /// The admin console.
+    pub console: Box<dyn Console>,
+}
+
+/// Passes cancel requests on to the worker whose client they mean.
+pub trait CancelRoute: Send + Sync + std::fmt::Debug {
+    /// Sends the request to `worker`; the receiver ends when it has been dealt with.
+    fn pass(&self, worker: usize, request: CancelRequest);
+}
+
+/// A cancel request from a client's side.
+#[derive(Debug)]
+pub struct CancelRequest {
+    /// Process id it names.
+    pub pid: i32,
+    /// Secret it shows.
+    pub secret: Vec<u8>,
+    /// Dropped when the request has been dealt with.
+    pub done: oneshot::Sender<()>,
+}
+
+/// The admin console, as a client's session sees it.
+pub trait Console: Send + Sync + std::fmt::Debug {
+    /// Answers one simple query with whole messages, ReadyForQuery excluded.
+    fn answer(&self, sql: &str, is_admin: bool, out: &mut bytes::BytesMut);
+}
+
+/// What is shared by the clients of one worker.
+#[derive(Debug)]
+pub struct Context {
+    /// Number of the worker.
+    pub worker: usize,
+    /// The configuration in force.
+    pub config: RefCell<Arc<Config>>,
+    /// Buffers not in use.
+    pub buffers: Buffers,
+    /// The pools, as this worker has them.
+    pub shards: Shards,
+    /// What all workers share.
+    pub process: Arc<Process>,
+    /// Clients that have logged in.
+    pub clients: RefCell<Slab<Rc<ClientCell>>>,
+    /// Clients of this worker, those logging in included.
+    pub load: Arc<AtomicU32>,
+    /// Whether the process shuts down.
+    pub draining: Cell<bool>,
+    /// Logins that failed.
+    pub failed_logins: Counter,
+}
+
+impl Context {
+    /// The configuration in force.
+    #[must_use]
+    pub fn config(&self) -> Arc<Config> {
+        self.config.borrow().clone()
+    }
+
+    /// Registers a client; the cell is made for the process id it is given.
+    pub fn register(&self, make: impl FnOnce(i32) -> ClientCell) -> (usize, Rc<ClientCell>) {
+        let mut clients = self.clients.borrow_mut();
+        let entry = clients.vacant_entry();
+        let slot = entry.key();
+        let cell = Rc::new(make(process_id(self.worker, slot)));
+        entry.insert(cell.clone());
+        (slot, cell)
+    }
+
+    /// Passes a cancel request to the worker it concerns.
+    pub fn route_cancel(&self, request: CancelRequest) {
+        let worker = (request.pid as u32 >> CLIENT_BITS) as usize;
+        if worker == self.worker {
+            self.cancel(request);
+        } else {
+            self.process.cancels.pass(worker, request);
+        }
+    }
+
+    /// Deals with a cancel request for a client of this worker.
+    pub fn cancel(&self, request: CancelRequest) {
+        let slot = (request.pid as u32 & ((1 << CLIENT_BITS) - 1)) as usize;
+        let clients = self.clients.borrow();
+        let Some(cell) = slot.checked_sub(1).and_then(|slot| clients.get(slot)) else { return };
+        if bool::from(subtle::ConstantTimeEq::ct_eq(&cell.secret[..], &request.secret[..])) {
+            cell.request_cancel(request.done);
+        }
+    }
+
+    /// Ends what has taken too long.
+    pub fn sweep_clients(&self, now: Instant) {
+        for (_, cell) in self.clients.borrow().iter() {
+            if let Some(verdict) = cell.overdue(now) {
+                cell.tell(verdict);
+            }
+        }
+    }
+
+    /// Tells all clients that the process shuts down.
+    pub fn drain(&self) {
+        self.draining.set(true);
+        self.clients.borrow().iter().for_each(|(_, cell)| cell.tell(Verdict::Drain));
+    }
+
+    /// Counts a client out that the acceptor counted in.
+    pub fn release_client(&self) {
+        self.load.fetch_sub(1, Ordering::Relaxed);
+        self.process.clients.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The process id of a client: positive, never 0, and telling its worker.
+fn process_id(worker: usize, slot: usize) -> i32 {
+    let number = (slot as u32 + 1) & ((1 << CLIENT_BITS) - 1);
+    ((worker as u32) << CLIENT_BITS | number) as i32
+}

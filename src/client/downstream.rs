@@ -1,0 +1,263 @@
+//! From the server to the client: which reply is whose, and what it tells.
+//!
+//! Rows are passed on without being looked at. Only what changes the state of the session is read: ReadyForQuery,
+//! ErrorResponse, ParameterStatus, and the few command tags that empty a server's statements.
+
+use crate::client::relay::{Body, End, Relay};
+use crate::protocol::frame::HEADER;
+use crate::protocol::{ErrorFields, Header, TxStatus, backend};
+use crate::server::ServerError;
+use crate::server::owed::{Fake, Verdict};
+use crate::session::settings::followed;
+use crate::session::statements::{SERVER_PREFIX, UNKNOWN_NAME};
+use crate::session::{Reported, Settings};
+use bytes::BytesMut;
+use std::sync::Arc;
+
+/// Longest message from a server that pgvalet has to read whole.
+const WHOLE_LIMIT: usize = 1 << 20;
+
+impl Relay {
+    /// Deals with the messages that are there.
+    pub(super) fn scan_server(&mut self) -> Result<(), End> {
+        loop {
+            if self.reply != Body::None {
+                self.continue_reply();
+            }
+            let input = &self.from_server.bytes()[self.to_client.cursor()..];
+            if input.is_empty() {
+                break;
+            }
+            let header = match Header::parse(input) {
+                Ok(Some(header)) => header,
+                Ok(None) => break,
+                Err(_) => return self.server_lost(ServerError::Protocol("invalid message length")),
+            };
+            let available = input.len();
+            let Some(lease) = self.lease.as_mut() else { break };
+            match header.tag {
+                b'Z' | b'S' | b'E' | b'C' | b'N' | b'A' if available < header.total() => {
+                    if header.total() > WHOLE_LIMIT {
+                        return self.server_lost(ServerError::Protocol("an overlong message"));
+                    }
+                    if self.to_client.is_empty() {
+                        self.from_server.grow(header.total());
+                    }
+                    break;
+                }
+                b'Z' => {
+                    let Some(status) = TxStatus::from_byte(input[HEADER]).filter(|_| header.body == 1) else {
+                        return self.server_lost(ServerError::Protocol("malformed ReadyForQuery"));
+                    };
+                    lease.status = status;
+                    match lease.owed.ready() {
+                        Verdict::Forward => {
+                            self.discarding = false;
+                            self.shard.counters().queries.add(1);
+                            self.pass_reply(header);
+                        }
+                        Verdict::Swallow => {
+                            self.drop_reply(header);
+                            self.tell_news();
+                        }
+                        Verdict::Violation => {
+                            return self.server_lost(ServerError::Protocol("a ReadyForQuery that nothing asked for"));
+                        }
+                    }
+                }
+                b'E' => {
+                    if !self.error_response(header)? {
+                        return Ok(());
+                    }
+                }
+                b'S' => {
+                    if !self.parameter_status(header) {
+                        return self.server_lost(ServerError::Protocol("malformed ParameterStatus"));
+                    }
+                }
+                b'N' | b'A' => {
+                    if lease.owed.swallowing() { self.drop_reply(header) } else { self.pass_reply(header) }
+                }
+                tag => {
+                    let verdict = lease.owed.reply(tag);
+                    if tag == b'C' && input[HEADER] == b'D' {
+                        self.note_command(header);
+                    }
+                    match verdict {
+                        Verdict::Forward => self.pass_reply(header),
+                        Verdict::Swallow => self.drop_reply(header),
+                        Verdict::Violation => {
+                            return self.server_lost(ServerError::Protocol("a reply that nothing asked for"));
+                        }
+                    }
+                }
+            }
+            self.emit_fakes();
+        }
+        self.settle()
+    }
+
+    /// Gives the replies that are due and that no server is asked for.
+    #[inline]
+    pub(super) fn emit_fakes(&mut self) {
+        let Some(lease) = self.lease.as_mut() else { return };
+        while let Some(fake) = lease.owed.next_fake() {
+            let reply = match fake {
+                Fake::ParseComplete => &backend::PARSE_COMPLETE,
+                Fake::CloseComplete => &backend::CLOSE_COMPLETE,
+            };
+            self.to_client.insert(&mut self.from_server).extend_from_slice(reply);
+        }
+    }
+
+    #[inline]
+    fn pass_reply(&mut self, header: Header) {
+        self.reply = Body::Forward(header.total());
+        self.continue_reply();
+    }
+
+    #[inline]
+    fn drop_reply(&mut self, header: Header) {
+        self.reply = Body::Discard(header.total());
+        self.continue_reply();
+    }
+
+    #[inline]
+    fn continue_reply(&mut self) {
+        let available = self.from_server.len() - self.to_client.cursor();
+        self.reply = match self.reply {
+            Body::Forward(left) => {
+                let count = left.min(available);
+                self.to_client.forward(&mut self.from_server, count);
+                if left == count { Body::None } else { Body::Forward(left - count) }
+            }
+            Body::Discard(left) => {
+                let count = left.min(available);
+                self.to_client.skip(&mut self.from_server, count);
+                if left == count { Body::None } else { Body::Discard(left - count) }
+            }
+            Body::None => Body::None,
+        };
+    }
+
+    /// An ErrorResponse, complete. False if it was the server's last word.
+    fn error_response(&mut self, header: Header) -> Result<bool, End> {
+        let cursor = self.to_client.cursor();
+        let body = &self.from_server.bytes()[cursor + HEADER..cursor + header.total()];
+        if ErrorFields::new(body).is_fatal() {
+            let error = ServerError::Refused(body.to_vec().into());
+            self.drop_reply(header);
+            self.server_lost(ServerError::Lost(Some(Box::new(error))))?;
+            return Ok(false);
+        }
+        let mentions_us = memchr_prefix(body);
+        let mut undone = Vec::new();
+        let Some(lease) = self.lease.as_mut() else { return Ok(false) };
+        match lease.owed.error(|failed, owed| undone.push((failed, owed))) {
+            Verdict::Swallow => self.drop_reply(header),
+            Verdict::Forward if mentions_us => {
+                let body = body.to_vec();
+                self.drop_reply(header);
+                let renamed = self.with_own_names(&body);
+                self.to_client.insert(&mut self.from_server).extend_from_slice(&renamed);
+            }
+            Verdict::Forward => self.pass_reply(header),
+            Verdict::Violation => {
+                let error = ServerError::Refused(body.to_vec().into());
+                self.drop_reply(header);
+                self.server_lost(ServerError::Lost(Some(Box::new(error))))?;
+                return Ok(false);
+            }
+        }
+        undone.into_iter().for_each(|(failed, owed)| self.undo(failed, owed));
+        Ok(true)
+    }
+
+    /// The ErrorResponse of this body, with the client's names for statements in place of ours.
+    fn with_own_names(&self, body: &[u8]) -> BytesMut {
+        let mut fields = Vec::with_capacity(body.len());
+        for (field, text) in ErrorFields::new(body).iter() {
+            fields.push(field);
+            let text = String::from_utf8_lossy(text);
+            fields.extend_from_slice(self.rename(&text).as_bytes());
+            fields.push(0);
+        }
+        fields.push(0);
+        let mut message = BytesMut::with_capacity(fields.len() + HEADER);
+        message.extend_from_slice(b"E");
+        message.extend_from_slice(&((fields.len() + 4) as u32).to_be_bytes());
+        message.extend_from_slice(&fields);
+        message
+    }
+
+    fn rename(&self, text: &str) -> String {
+        let unknown = String::from_utf8_lossy(UNKNOWN_NAME);
+        if let Some(at) = text.find(&*unknown) {
+            let name = String::from_utf8_lossy(&self.unknown_name);
+            if self.unknown_name.is_empty() {
+                return "unnamed prepared statement does not exist".to_owned();
+            }
+            return format!("{}{name}{}", &text[..at], &text[at + unknown.len()..]);
+        }
+        let Some(at) = text.find(SERVER_PREFIX) else { return text.to_owned() };
+        let rest = &text[at + SERVER_PREFIX.len()..];
+        let digits = rest.find(|c: char| !c.is_ascii_hexdigit()).unwrap_or(rest.len());
+        let name = u64::from_str_radix(&rest[..digits], 16).ok().and_then(|id| self.statements.name_of(id));
+        match name {
+            Some(name) => format!("{}{}{}", &text[..at], String::from_utf8_lossy(name), &rest[digits..]),
+            None => text.to_owned(),
+        }
+    }
+
+    /// A ParameterStatus, complete. False if it is malformed.
+    fn parameter_status(&mut self, header: Header) -> bool {
+        let Some(lease) = self.lease.as_mut() else { return false };
+        let cursor = self.to_client.cursor();
+        let body = &self.from_server.bytes()[cursor + HEADER..cursor + header.total()];
+        let Some((name, value)) = backend::read_parameter_status(body) else { return false };
+        let swallow = lease.owed.swallowing();
+        let is_news = Reported::record(&mut lease.reported, name, value);
+        if !swallow {
+            Reported::record(&mut self.told, name, value);
+        }
+        if is_news && !swallow && !self.discarding {
+            let name = std::str::from_utf8(name).ok().and_then(followed);
+            if let (Some(name), Ok(value)) = (name, std::str::from_utf8(value)) {
+                let mut settings = Settings::clone(&self.settings);
+                settings.set(name, value);
+                self.settings = Arc::new(settings);
+                lease.in_force = self.settings.clone();
+            }
+        }
+        if swallow {
+            self.drop_reply(header);
+        } else {
+            self.pass_reply(header);
+        }
+        true
+    }
+
+    /// A CommandComplete that begins with D, complete: some of them empty a server's statements.
+    fn note_command(&mut self, header: Header) {
+        let cursor = self.to_client.cursor();
+        let tag = &self.from_server.bytes()[cursor + HEADER..cursor + header.total()];
+        let is_discard = tag == b"DISCARD ALL\0";
+        if !is_discard && tag != b"DEALLOCATE ALL\0" {
+            return;
+        }
+        let Some(lease) = self.lease.as_mut() else { return };
+        lease.prepared.clear();
+        self.statements.clear();
+        self.unnamed_here = false;
+        if is_discard {
+            lease.in_force = Arc::default();
+            self.settings = self.startup.clone();
+            self.discarding = true;
+        }
+    }
+}
+
+/// Whether a name of ours appears anywhere in it.
+fn memchr_prefix(body: &[u8]) -> bool {
+    body.windows(SERVER_PREFIX.len()).any(|window| window == SERVER_PREFIX.as_bytes())
+}

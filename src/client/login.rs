@@ -1,0 +1,461 @@
+//! The life of a client's connection: its first packets, its login, its session, its end.
+
+use crate::client::authentication::authenticate;
+use crate::client::cell::{Activity, ClientCell};
+use crate::client::context::{CancelRequest, Context};
+use crate::client::outgoing::Outgoing;
+use crate::client::relay::{Body, End, Leaving, Relay};
+use crate::error::{Error, Kind};
+use crate::net::stream::Address;
+use crate::net::{Buffer, Stream};
+use crate::pool::{CheckoutError, Lease, Seat, Shard};
+use crate::protocol::frame::HEADER;
+use crate::protocol::startup::{NEWEST_MINOR, Packet, Startup, packet_length};
+use crate::protocol::{Header, TxStatus, backend, options};
+use crate::routing::{self, ADMIN_DATABASES};
+use crate::server::ServerError;
+use crate::session::footprint::ResetPlan;
+use crate::session::{Footprint, Reported, Settings, Statements};
+use bytes::BytesMut;
+use std::future::poll_fn;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+/// Longest message during authentication (`PG_MAX_AUTH_TOKEN_LENGTH`).
+const MAX_AUTH_MESSAGE: usize = 65_535;
+/// How long a cancel request may take.
+const CANCEL_LIMIT: Duration = Duration::from_secs(10);
+
+/// Why a connection ended before it became a session.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// Nothing is left to say.
+    Done,
+    /// The connection failed, or the client closed it.
+    Io(io::Error),
+    /// The client is told this.
+    Error(Error),
+}
+
+impl From<io::Error> for Refusal {
+    fn from(error: io::Error) -> Refusal {
+        Refusal::Io(error)
+    }
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Refusal {
+        Refusal::Error(error)
+    }
+}
+
+/// Serves one connection from its first byte to its last.
+pub async fn serve(context: Rc<Context>, stream: Stream, peer: Address) {
+    let _counted = Counted(context.clone());
+    // Boxed: the login needs much room for a short time, an idle client should not.
+    if let Some((slot, mut relay)) = Box::pin(open(&context, stream, &peer)).await {
+        let _registered = Registered { context: context.clone(), slot };
+        let end = poll_fn(|cx| relay.poll(cx)).await;
+        relay.finish(&end);
+        log_end(&context, &relay.cell, &peer, &end);
+    }
+}
+
+/// Counts the client out when it has gone; the acceptor counted it in.
+struct Counted(Rc<Context>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.release_client();
+    }
+}
+
+/// A client in its worker's list.
+struct Registered {
+    context: Rc<Context>,
+    slot: usize,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.context.clients.borrow_mut().try_remove(self.slot);
+    }
+}
+
+fn log_end(context: &Context, cell: &ClientCell, peer: &Address, end: &End) {
+    if !context.config.borrow().general.log.disconnections {
+        return;
+    }
+    let (database, user) = (&*cell.database, &*cell.user);
+    match end {
+        End::Terminated => tracing::info!(%peer, database, user, reason = "client said goodbye", "client left"),
+        End::Closed => tracing::info!(%peer, database, user, reason = "client closed the connection", "client left"),
+        End::Io(error) => tracing::info!(%peer, database, user, reason = %error, "client left"),
+        End::Fatal(error) => tracing::warn!(%peer, database, user, reason = %error, "client ended"),
+    }
+}
+
+/// From the first byte to a session; `None` when there is to be none.
+async fn open(context: &Rc<Context>, stream: Stream, peer: &Address) -> Option<(usize, Box<Relay>)> {
+    let limit = context.config.borrow().general.client_login_timeout.unwrap_or(Duration::MAX);
+    let mut connection = Connection { stream, buffer: Buffer::default(), held: BytesMut::new() };
+    let outcome = timeout(limit, log_in(context, &mut connection, peer)).await.unwrap_or_else(|_| {
+        Err(Error::new(Kind::LoginTimeout, "client_login_timeout: the login took too long").into())
+    });
+    match outcome {
+        Ok(session) => {
+            let Connection { stream, buffer, .. } = connection;
+            Some(session.into_relay(context, stream, buffer))
+        }
+        Err(Refusal::Done) => None,
+        Err(Refusal::Io(error)) => {
+            tracing::debug!(%peer, %error, "a connection ended before it logged in");
+            None
+        }
+        Err(Refusal::Error(error)) => {
+            context.failed_logins.add(1);
+            if context.config.borrow().general.log.pooler_errors {
+                tracing::warn!(%peer, reason = %error, "login refused");
+            }
+            connection.last_words(&error).await;
+            None
+        }
+    }
+}
+
+/// A connection that is not a session yet.
+#[derive(Debug)]
+pub(super) struct Connection {
+    stream: Stream,
+    buffer: Buffer,
+    held: BytesMut,
+}
+
+impl Connection {
+    /// Writes `bytes`, behind what was held back.
+    pub(super) async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.held.extend_from_slice(bytes);
+        let held = std::mem::take(&mut self.held);
+        self.stream.write_all(&held).await
+    }
+
+    /// Keeps `bytes` for the next write.
+    pub(super) fn hold(&mut self, bytes: &[u8]) {
+        self.held.extend_from_slice(bytes);
+    }
+
+    async fn read_more(&mut self, most: usize) -> io::Result<()> {
+        if self.buffer.capacity() < most {
+            self.buffer.grow(most);
+        }
+        let space = self.buffer.space();
+        let count = self.stream.read(space).await?;
+        if count == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.buffer.filled(count);
+        Ok(())
+    }
+
+    /// The next untagged packet.
+    async fn packet(&mut self) -> Result<Packet, Refusal> {
+        let violation = |error: crate::protocol::startup::StartupError| {
+            let kind = match error {
+                crate::protocol::startup::StartupError::Version { .. } => Kind::Unsupported,
+                crate::protocol::startup::StartupError::NoUser => Kind::InvalidAuthorization,
+                _ => Kind::ProtocolViolation,
+            };
+            Refusal::Error(Error::new(kind, error.to_string()))
+        };
+        loop {
+            if self.buffer.bytes().first() == Some(&0x16) {
+                // A TLS ClientHello: no text would be understood.
+                return Err(Refusal::Done);
+            }
+            if let Some(length) = packet_length(self.buffer.bytes()).map_err(violation)?
+                && self.buffer.len() >= length
+            {
+                let packet = Packet::parse(&self.buffer.bytes()[..length]).map_err(violation)?;
+                self.buffer.advance(length);
+                return Ok(packet);
+            }
+            self.read_more(crate::protocol::startup::MAX_STARTUP).await?;
+        }
+    }
+
+    /// The body of the next message, which must be one of authentication.
+    pub(super) async fn password_message(&mut self) -> Result<Vec<u8>, Refusal> {
+        loop {
+            let violation = |text: &str| Refusal::Error(Error::new(Kind::ProtocolViolation, text));
+            match Header::parse(self.buffer.bytes()) {
+                Err(error) => return Err(violation(&error.to_string())),
+                Ok(Some(header)) if header.tag != b'p' => {
+                    return Err(violation(&format!("expected password response, got message type {}", header.tag)));
+                }
+                Ok(Some(header)) if header.total() > MAX_AUTH_MESSAGE => return Err(violation("invalid message length")),
+                Ok(Some(header)) if self.buffer.len() >= header.total() => {
+                    let body = self.buffer.bytes()[HEADER..header.total()].to_vec();
+                    self.buffer.advance(header.total());
+                    return Ok(body);
+                }
+                Ok(Some(header)) => self.read_more(header.total()).await?,
+                Ok(None) => self.read_more(1024).await?,
+            }
+        }
+    }
+
+    /// The next message of a client of the admin console: its tag, and all of it.
+    pub(super) async fn console_message(&mut self) -> Result<(u8, Vec<u8>), Refusal> {
+        loop {
+            let header = Header::parse(self.buffer.bytes())
+                .and_then(|header| header.map_or(Ok(None), |header| header.check_frontend().map(|()| Some(header))))
+                .map_err(|error| Error::new(Kind::ProtocolViolation, error.to_string()))?;
+            match header {
+                Some(header) if header.total() > MAX_AUTH_MESSAGE => {
+                    return Err(Error::new(Kind::ProtocolViolation, "invalid message length").into());
+                }
+                Some(header) if self.buffer.len() >= header.total() => {
+                    let message = self.buffer.bytes()[..header.total()].to_vec();
+                    self.buffer.advance(header.total());
+                    return Ok((header.tag, message));
+                }
+                Some(header) => self.read_more(header.total()).await?,
+                None => self.read_more(1024).await?,
+            }
+        }
+    }
+
+    /// Leaves out everything up to the next Sync.
+    pub(super) async fn skip_to_sync(&mut self) -> Result<(), Refusal> {
+        while self.console_message().await?.0 != b'S' {}
+        Ok(())
+    }
+
+    /// Tells the client why, and closes in a way that lets it read that.
+    async fn last_words(&mut self, error: &Error) {
+        let mut out = BytesMut::new();
+        error.write(&mut out, "FATAL");
+        let farewell = async {
+            self.write(&out).await?;
+            // Bytes that were not read would turn the close into a reset, which could overtake the message.
+            let mut rest = [0; 1024];
+            self.stream.try_read(&mut rest)
+        };
+        let _ = timeout(Duration::from_secs(1), farewell).await;
+    }
+}
+
+/// What a login came to.
+struct Session {
+    startup: Startup,
+    shard: Rc<Shard>,
+    settings: Arc<Settings>,
+    reported: Arc<Reported>,
+    database: String,
+    user: String,
+}
+
+async fn log_in(context: &Rc<Context>, connection: &mut Connection, peer: &Address) -> Result<Session, Refusal> {
+    let startup = first_packets(context, connection).await?;
+    let config = context.config();
+    let user_name = startup.user().map_err(|error| Error::new(Kind::InvalidAuthorization, error.to_string()))?.to_owned();
+    let database_name = startup.database().to_owned();
+    if context.process.clients.load(Ordering::Relaxed) > config.general.max_client_conn {
+        return Err(Error::new(Kind::TooManyClients, "no more connections allowed (max_client_conn)")
+            .hint("Raise max_client_conn, or close connections that are not in use.")
+            .into());
+    }
+    if context.draining.get() {
+        return Err(Error::new(Kind::Shutdown, "the pooler is shutting down").into());
+    }
+    negotiate(connection, &startup);
+    if startup.get("replication").is_some_and(|value| !matches!(value, "false" | "off" | "no" | "0")) {
+        return Err(Error::new(Kind::Unsupported, "replication connections are not supported by pgvalet yet")
+            .hint("Connect to the server directly for replication.")
+            .into());
+    }
+    let user = config.user(&user_name);
+    authenticate(context, connection, &user_name, user.as_ref()).await?;
+    if ADMIN_DATABASES.contains(&database_name.as_str()) {
+        super::console::serve(context, connection, &user_name).await?;
+        return Err(Refusal::Done);
+    }
+    let Some(blueprint) = routing::route(&config, &database_name, &user_name) else {
+        let text = format!("database \"{database_name}\" does not exist");
+        return Err(Error::new(Kind::UnknownDatabase, text)
+            .hint("Add it to the [databases] of pgvalet's configuration.")
+            .into());
+    };
+    let shard = context.shards.shard(blueprint);
+    let limit = routing::limits(&config, &database_name, &user_name).query_wait_timeout;
+    let (settings, reported) = welcome(&shard, startup_settings(&startup)?, limit).await?;
+    shard.counters().logins.add(1);
+    if config.general.log.connections {
+        tracing::info!(%peer, database = database_name, user = user_name, "client logged in");
+    }
+    Ok(Session { startup, shard, settings, reported, database: database_name, user: user_name })
+}
+
+/// Answers requests for encryption and cancel requests; ends with the one startup message.
+async fn first_packets(context: &Rc<Context>, connection: &mut Connection) -> Result<Startup, Refusal> {
+    let (mut asked_tls, mut asked_gss) = (false, false);
+    loop {
+        match connection.packet().await? {
+            Packet::SslRequest if !asked_tls => asked_tls = true,
+            Packet::GssEncRequest if !asked_gss => asked_gss = true,
+            Packet::SslRequest | Packet::GssEncRequest => {
+                return Err(Error::new(Kind::ProtocolViolation, "encryption was requested twice").into());
+            }
+            Packet::Cancel { pid, secret } => {
+                let (done, finished) = oneshot::channel();
+                context.route_cancel(CancelRequest { pid, secret, done });
+                // The client sees the end of the connection when the request has been dealt with, as with PostgreSQL.
+                let _ = timeout(CANCEL_LIMIT, finished).await;
+                return Err(Refusal::Done);
+            }
+            Packet::Startup(startup) => return Ok(startup),
+        }
+        connection.write(b"N").await?;
+    }
+}
+
+/// Says which version is spoken, if it is not just what the client asked for.
+fn negotiate(connection: &mut Connection, startup: &Startup) {
+    if startup.minor > NEWEST_MINOR || startup.protocol_options().next().is_some() {
+        let mut out = BytesMut::new();
+        backend::negotiate_protocol_version(&mut out, startup.minor.min(NEWEST_MINOR), startup.protocol_options());
+        connection.hold(&out);
+    }
+}
+
+/// The settings that a client logs in with.
+fn startup_settings(startup: &Startup) -> Result<Settings, Error> {
+    let mut settings = Settings::default();
+    if let Some(text) = startup.get("options") {
+        let found = options::parse(text).map_err(|switch| {
+            Error::new(Kind::ProtocolViolation, format!("invalid command-line argument for server process: {switch}"))
+                .hint("In options, -c name=value and --name=value are understood.")
+        })?;
+        found.iter().for_each(|(name, value)| settings.set(name, value));
+    }
+    for (name, value) in &startup.parameters {
+        let is_setting = !matches!(name.as_str(), "user" | "database" | "options" | "replication");
+        if is_setting && !name.starts_with("_pq_.") {
+            settings.set(name, value);
+        }
+    }
+    Ok(settings)
+}
+
+/// What servers report under these settings. The first client with them has a server try them.
+async fn welcome(
+    shard: &Rc<Shard>,
+    settings: Settings,
+    limit: Option<Duration>,
+) -> Result<(Arc<Settings>, Arc<Reported>), Refusal> {
+    let settings = Arc::new(settings);
+    if let Some(known) = shard.accepted(&settings) {
+        return Ok(known);
+    }
+    let mut lease = borrow(shard, limit).await?;
+    if *lease.in_force != *settings {
+        let sql = lease.in_force.difference(&settings);
+        let outcome = lease.run(&sql).await;
+        match outcome {
+            Ok(_) => lease.in_force = settings.clone(),
+            Err(error @ ServerError::Refused(_)) => {
+                lease.checkin(ResetPlan::Nothing, Instant::now());
+                return Err(Refusal::Error(error.into()));
+            }
+            Err(error) => return Err(Refusal::Error(error.into())),
+        }
+    }
+    let reported = lease.reported.clone();
+    shard.accept(&settings, &reported);
+    lease.checkin(ResetPlan::Nothing, Instant::now());
+    Ok((settings, reported))
+}
+
+/// Gets a server for a moment, in order of arrival like everybody.
+async fn borrow(shard: &Rc<Shard>, limit: Option<Duration>) -> Result<Lease, Refusal> {
+    /// Leaves the line if the login is given up.
+    struct Place(Rc<Shard>, Rc<Seat>);
+    impl Drop for Place {
+        fn drop(&mut self) {
+            self.0.give_up(&self.1, Instant::now());
+        }
+    }
+    let place = Place(shard.clone(), Rc::default());
+    let outcome = poll_fn(|cx| match shard.checkout(cx, &place.1, Instant::now(), limit) {
+        Poll::Ready(outcome) => Poll::Ready(outcome),
+        Poll::Pending => Poll::Pending,
+    })
+    .await;
+    outcome.map_err(|error| match error {
+        CheckoutError::Moved => Error::new(Kind::Shutdown, "the configuration has just changed, connect again").into(),
+        error => Refusal::Error(error.into()),
+    })
+}
+
+impl Session {
+    /// Registers the client and puts the welcome on its way.
+    fn into_relay(self, context: &Rc<Context>, stream: Stream, from_client: Buffer) -> (usize, Box<Relay>) {
+        let limits = routing::limits(&context.config(), &self.database, &self.user);
+        let mut secret = vec![0; if self.startup.minor >= 2 { 32 } else { 4 }];
+        // Without randomness no client could be told from another; a zero secret only means that cancel does not work.
+        let usable = getrandom::fill(&mut secret).is_ok();
+        let (slot, cell) = context.register(|pid| {
+            let secret = if usable { secret.into() } else { Box::default() };
+            ClientCell::new(&self.database, &self.user, pid, secret, limits)
+        });
+        cell.set_activity(Activity::Idle, Instant::now());
+        let mut relay = Box::new(Relay {
+            context: context.clone(),
+            stream,
+            shard: self.shard,
+            lease: None,
+            from_client,
+            to_server: Outgoing::default(),
+            request: Body::None,
+            from_server: Buffer::default(),
+            to_client: Outgoing::default(),
+            reply: Body::None,
+            statements: Statements::default(),
+            startup: self.settings.clone(),
+            settings: self.settings,
+            told: self.reported,
+            footprint: Footprint::NOTHING,
+            unnamed_here: false,
+            unknown_name: Box::default(),
+            discarding: false,
+            skip_to_sync: false,
+            leaving: Leaving::No,
+            lost: None,
+            leased_at: Instant::now(),
+            full_reads: (0, 0),
+            cell,
+        });
+        relay.greet();
+        (slot, relay)
+    }
+}
+
+impl Relay {
+    /// AuthenticationOk and all that follows it up to the first ReadyForQuery.
+    fn greet(&mut self) {
+        let told = self.told.clone();
+        let out = self.to_client.insert(&mut self.from_server);
+        backend::authentication(out, 0, &[]);
+        for (name, value) in told.iter() {
+            backend::parameter_status(out, &String::from_utf8_lossy(name), &String::from_utf8_lossy(value));
+        }
+        backend::backend_key_data(out, self.cell.pid, &self.cell.secret);
+        backend::ready_for_query(out, TxStatus::Idle);
+    }
+}

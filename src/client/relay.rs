@@ -1,0 +1,595 @@
+//! THE HOT PATH: one future a client polls both its sockets.
+//!
+//! A turn goes round: what the server has to say, what goes to the client, what the client asks. Each direction is
+//! bounded by one buffer and independent of the other, so neither can block the other. `upstream` holds what happens to
+//! the client's messages, `downstream` what happens to the server's.
+//!
+//! Invariants: a server is given back only when it owes nothing, no batch is open, its last ReadyForQuery said idle, and
+//! no byte is unsent or unread; a lease that is dropped on any other way closes its server.
+
+use crate::client::cell::{Activity, ClientCell, Verdict};
+use crate::client::context::Context as WorkerContext;
+use crate::client::outgoing::Outgoing;
+use crate::config::{PoolMode, Reset};
+use crate::error::{Error, Kind};
+use crate::net::buffer::{LARGE, SMALL};
+use crate::net::{Buffer, Stream};
+use crate::pool::{CheckoutError, Lease, Shard};
+use crate::protocol::frame::FrameError;
+use crate::protocol::{TxStatus, backend, frontend};
+use crate::routing;
+use crate::server::ServerError;
+use crate::server::cancel;
+use crate::server::owed::Owed;
+use crate::session::footprint::ResetPlan;
+use crate::session::{Footprint, Reported, Settings, Statements};
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+/// Rounds of one turn before other clients of the worker get theirs.
+const ROUNDS: u32 = 8;
+
+/// The statements that leave a server in a failed transaction, as the client left the one that was lost.
+const FAIL_A_TRANSACTION: [&str; 2] = ["BEGIN", "ROLLBACK TO SAVEPOINT pgvalet_the_server_was_lost"];
+
+/// Why a client's session ended.
+#[derive(Debug)]
+pub(super) enum End {
+    /// It said goodbye.
+    Terminated,
+    /// It closed the connection.
+    Closed,
+    /// Its connection failed.
+    Io(io::Error),
+    /// pgvalet ends it, with a last word.
+    Fatal(Error),
+}
+
+impl From<FrameError> for End {
+    fn from(error: FrameError) -> End {
+        End::Fatal(Error::new(Kind::ProtocolViolation, error.to_string()))
+    }
+}
+
+/// What becomes of the rest of a message whose header was seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Body {
+    /// Between messages.
+    None,
+    /// So many bytes still pass through.
+    Forward(usize),
+    /// So many bytes are still left out.
+    Discard(usize),
+}
+
+/// How far the client has gone in taking its leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Leaving {
+    No,
+    /// It sent Terminate: what is owed is delivered, then the session ends.
+    Terminated,
+    /// It closed its end without a word.
+    HalfClosed,
+    /// pgvalet shuts down: the session ends when it has no server.
+    Draining,
+}
+
+/// A transaction whose server was lost.
+#[derive(Debug)]
+pub(super) struct LostTransaction {
+    /// What the client is told at its next request; `None` once it was told.
+    pub(super) error: Option<Error>,
+}
+
+/// A logged-in client and its dealings with servers.
+#[derive(Debug)]
+pub(super) struct Relay {
+    pub(super) context: Rc<WorkerContext>,
+    pub(super) cell: Rc<ClientCell>,
+    pub(super) stream: Stream,
+    pub(super) shard: Rc<Shard>,
+    pub(super) lease: Option<Lease>,
+
+    pub(super) from_client: Buffer,
+    pub(super) to_server: Outgoing,
+    pub(super) request: Body,
+    pub(super) from_server: Buffer,
+    pub(super) to_client: Outgoing,
+    pub(super) reply: Body,
+
+    /// The client's names for statements.
+    pub(super) statements: Statements,
+    /// Its settings, and those it logged in with.
+    pub(super) settings: Arc<Settings>,
+    pub(super) startup: Arc<Settings>,
+    /// What it has been told by ParameterStatus.
+    pub(super) told: Arc<Reported>,
+
+    /// What it can have left behind in the server it has.
+    pub(super) footprint: Footprint,
+    /// Whether that server has its unnamed statement.
+    pub(super) unnamed_here: bool,
+    /// The client's name in the last message that named a statement it does not have.
+    pub(super) unknown_name: Box<[u8]>,
+    /// The client discarded all: reports until ReadyForQuery tell the pool's values, not its own.
+    pub(super) discarding: bool,
+    /// An error of ours stands in for a reply: everything up to Sync is skipped.
+    pub(super) skip_to_sync: bool,
+    pub(super) leaving: Leaving,
+    pub(super) lost: Option<Box<LostTransaction>>,
+    pub(super) leased_at: Instant,
+    /// Reads in a row that filled the buffer, from client and server.
+    pub(super) full_reads: (u8, u8),
+}
+
+impl Relay {
+    /// One turn. Ready when the session has ended; the caller then drops the relay.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        let outcome = self.turn(cx);
+        let buffers = &self.context.buffers;
+        buffers.reclaim(&mut self.from_client);
+        buffers.reclaim(&mut self.from_server);
+        self.to_client.relax(self.lease.is_none());
+        self.to_server.relax(self.lease.is_none());
+        match outcome {
+            Ok(()) => Poll::Pending,
+            Err(end) => Poll::Ready(end),
+        }
+    }
+
+    fn turn(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
+        if self.cell.is_summoned() {
+            self.hear(cx)?;
+        }
+        for _ in 0..ROUNDS {
+            let mut progress = false;
+            if self.lease.is_some() {
+                progress |= self.serve_server(cx)?;
+            }
+            progress |= self.flush_client(cx)?;
+            progress |= self.serve_client(cx)?;
+            if !progress {
+                return self.leave_if_done();
+            }
+        }
+        cx.waker().wake_by_ref();
+        Ok(())
+    }
+
+    /// Writes to the server and reads what it says.
+    #[inline]
+    fn serve_server(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        let Some(lease) = self.lease.as_mut() else { return Ok(false) };
+        let mut progress = false;
+        if !self.to_server.is_empty() {
+            let mut sent = 0;
+            match self.to_server.poll_flush(cx, &mut self.from_client, &mut lease.stream, &mut sent) {
+                Poll::Ready(Ok(())) => progress = true,
+                // Its last words may still be there to read.
+                Poll::Ready(Err(_)) => self.to_server.discard(&mut self.from_client),
+                Poll::Pending => progress = sent > 0,
+            }
+        }
+        if !self.to_client.is_empty() {
+            return Ok(progress);
+        }
+        let size = if self.full_reads.1 >= 2 { LARGE } else { SMALL };
+        self.context.buffers.equip(&mut self.from_server, size);
+        let space = self.from_server.space();
+        let room = space.len();
+        match lease.stream.poll_read(cx, space) {
+            Poll::Pending => {
+                self.full_reads.1 = 0;
+                Ok(progress)
+            }
+            Poll::Ready(Ok(0)) => self.server_lost(ServerError::Closed).map(|()| true),
+            Poll::Ready(Err(error)) => self.server_lost(error.into()).map(|()| true),
+            Poll::Ready(Ok(count)) => {
+                self.full_reads.1 = if count == room { self.full_reads.1.saturating_add(1) } else { 0 };
+                self.from_server.filled(count);
+                self.scan_server()?;
+                Ok(true)
+            }
+        }
+    }
+
+    #[inline]
+    fn flush_client(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        if self.to_client.is_empty() {
+            return Ok(false);
+        }
+        let mut sent = 0;
+        let outcome = self.to_client.poll_flush(cx, &mut self.from_server, &mut self.stream, &mut sent);
+        self.shard.counters().sent.add(sent);
+        match outcome {
+            Poll::Ready(Ok(())) => Ok(true),
+            Poll::Ready(Err(error)) => Err(End::Io(error)),
+            Poll::Pending => Ok(false),
+        }
+    }
+
+    /// Deals with what the client has sent, and reads more.
+    #[inline]
+    fn serve_client(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        let mut progress = false;
+        if !self.from_client.is_empty() && self.to_server.is_empty() {
+            progress |= self.scan_client(cx)?;
+        }
+        let in_line = self.cell.seat.is_waiting();
+        if !self.to_server.is_empty() || self.leaving == Leaving::HalfClosed || self.leaving == Leaving::Terminated {
+            return Ok(progress);
+        }
+        if in_line {
+            // Only to notice when the client leaves: most of those in line hold just what they sent.
+            if self.stream.poll_read_ready(cx).is_pending() {
+                return Ok(progress);
+            }
+        }
+        let size = if self.full_reads.0 >= 2 { LARGE } else { SMALL };
+        self.context.buffers.equip(&mut self.from_client, size);
+        let space = self.from_client.space();
+        let room = space.len();
+        if room == 0 {
+            return Ok(progress);
+        }
+        match self.stream.poll_read(cx, space) {
+            Poll::Pending => {
+                self.full_reads.0 = 0;
+                Ok(progress)
+            }
+            Poll::Ready(Ok(0)) => {
+                self.leaving = Leaving::HalfClosed;
+                self.cell.set_activity(Activity::Closing, Instant::now());
+                Ok(progress)
+            }
+            Poll::Ready(Err(error)) => Err(End::Io(error)),
+            Poll::Ready(Ok(count)) => {
+                self.full_reads.0 = if count == room { self.full_reads.0.saturating_add(1) } else { 0 };
+                self.from_client.filled(count);
+                self.shard.counters().received.add(count as u64);
+                if !in_line {
+                    self.scan_client(cx)?;
+                }
+                Ok(true)
+            }
+        }
+    }
+
+    /// Gets a server for what the client asks; `false` while it waits, or when an error has answered.
+    pub(super) fn check_out(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        if !self.to_client.is_empty() {
+            // Who does not take what it got is not given more.
+            return Ok(false);
+        }
+        if let Some(error) = self.lost.as_mut().and_then(|lost| lost.error.take()) {
+            self.fail_request(&error)?;
+            return Ok(false);
+        }
+        let now = Instant::now();
+        let waited = self.cell.seat.is_waiting();
+        let limit = self.cell.limits.get().query_wait_timeout;
+        loop {
+            match self.shard.checkout(cx, &self.cell.seat, now, limit) {
+                Poll::Ready(Ok(lease)) => {
+                    if waited || self.cell.activity() == Activity::Waiting {
+                        let wait = now.saturating_duration_since(self.cell.seat.arrival());
+                        self.shard.counters().waits.add(1);
+                        self.shard.counters().wait_us.add(wait.as_micros() as u64);
+                    }
+                    self.begin_lease(lease, now);
+                    return Ok(true);
+                }
+                Poll::Ready(Err(CheckoutError::Moved)) => {
+                    let config = self.context.config();
+                    match routing::route(&config, &self.cell.database, &self.cell.user) {
+                        Some(blueprint) => self.shard = self.context.shards.shard(blueprint),
+                        None => {
+                            let gone = format!("database \"{}\" was removed from the configuration", self.cell.database);
+                            return Err(End::Fatal(Error::new(Kind::UnknownDatabase, gone)));
+                        }
+                    }
+                }
+                Poll::Ready(Err(error)) => {
+                    self.cell.set_activity(Activity::Idle, now);
+                    self.fail_request(&error.into())?;
+                    return Ok(false);
+                }
+                Poll::Pending => {
+                    if self.cell.activity() != Activity::Waiting {
+                        self.cell.listen(cx);
+                        self.cell.set_activity(Activity::Waiting, now);
+                        self.from_client.shrink(&self.context.buffers);
+                    }
+                    return Ok(false);
+                }
+            }
+        }
+    }
+
+    /// Takes the server on: what it lacks goes in front of the client's bytes.
+    fn begin_lease(&mut self, mut lease: Lease, now: Instant) {
+        self.shard.counters().leases.add(1);
+        self.cell.set_activity(Activity::Active, now);
+        self.leased_at = now;
+        self.footprint = Footprint::NOTHING;
+        self.unnamed_here = false;
+        if !Arc::ptr_eq(&lease.in_force, &self.settings) {
+            let difference = lease.in_force.difference(&self.settings);
+            if !difference.is_empty() {
+                self.shard.counters().setting_syncs.add(1);
+                frontend::query(self.to_server.insert(&mut self.from_client), &difference);
+                lease.owed.push(Owed::Settings);
+            }
+            lease.in_force = self.settings.clone();
+        }
+        if let Some(lost) = self.lost.take() {
+            debug_assert!(lost.error.is_none());
+            for sql in FAIL_A_TRANSACTION {
+                frontend::query(self.to_server.insert(&mut self.from_client), sql);
+                lease.owed.push(Owed::Failing);
+            }
+        }
+        let tell = lease.owed.is_empty();
+        self.lease = Some(lease);
+        if tell {
+            self.tell_news();
+        }
+    }
+
+    /// Tells the client what the server reports and it has not been told.
+    pub(super) fn tell_news(&mut self) {
+        let Some(lease) = self.lease.as_mut() else { return };
+        if Arc::ptr_eq(&lease.reported, &self.told) {
+            return;
+        }
+        if *lease.reported == *self.told {
+            lease.reported = self.told.clone();
+            return;
+        }
+        let told = std::mem::replace(&mut self.told, lease.reported.clone());
+        for (name, value) in self.told.news(&told) {
+            let (name, value) = (String::from_utf8_lossy(name), String::from_utf8_lossy(value));
+            backend::parameter_status(self.to_client.insert(&mut self.from_server), &name, &value);
+        }
+    }
+
+    /// Whether the server can be given back now; does it if so.
+    #[inline]
+    pub(super) fn settle(&mut self) -> Result<(), End> {
+        let Some(lease) = self.lease.as_ref() else { return Ok(()) };
+        if !lease.owed.at_rest() || self.request != Body::None || !self.to_server.is_empty() {
+            return Ok(());
+        }
+        debug_assert_eq!(self.reply, Body::None);
+        if lease.status != TxStatus::Idle {
+            if self.shard.with_policy(|policy| policy.mode) == PoolMode::Statement {
+                let error = Error::new(Kind::NoTransactions, "transaction blocks are not allowed in statement pooling")
+                    .hint("Use pool_mode = \"transaction\" for this database.");
+                return Err(End::Fatal(error));
+            }
+            self.cell.set_activity(Activity::IdleInTransaction, Instant::now());
+            return Ok(());
+        }
+        let now = Instant::now();
+        self.cell.set_activity(Activity::Idle, now);
+        if self.shard.with_policy(|policy| policy.mode) == PoolMode::Session {
+            self.shard.counters().transactions.add(1);
+            return Ok(());
+        }
+        self.release(now);
+        Ok(())
+    }
+
+    /// Gives the server back; it is free.
+    fn release(&mut self, now: Instant) {
+        let Some(lease) = self.lease.take() else { return };
+        let counters = self.shard.counters();
+        counters.transactions.add(1);
+        counters.transaction_us.add(now.saturating_duration_since(self.leased_at).as_micros() as u64);
+        let plan = self.reset_plan();
+        lease.checkin(plan, now);
+    }
+
+    /// What the server has to go through before the next client.
+    fn reset_plan(&self) -> ResetPlan {
+        if self.footprint.contains(Footprint::DDL) {
+            self.shard.pool.forget_facts();
+        }
+        match self.shard.with_policy(|policy| policy.reset) {
+            Reset::Never => ResetPlan::Nothing,
+            Reset::Always => ResetPlan::Full,
+            Reset::Auto if self.footprint.is_stateless() => ResetPlan::Nothing,
+            Reset::Auto => {
+                self.shard.count_reset(self.footprint);
+                self.footprint.reset_plan()
+            }
+        }
+    }
+
+    /// Answers the client's request, or what is left of it, with an error of ours. No server is involved.
+    pub(super) fn fail_request(&mut self, error: &Error) -> Result<(), End> {
+        self.shard.counters().pooler_errors.add(1);
+        if self.context.config.borrow().general.log.pooler_errors {
+            tracing::warn!(database = &*self.cell.database, user = &*self.cell.user, reason = %error, "request refused");
+        }
+        let status = self.status_without_server();
+        let header = crate::protocol::Header::parse(self.from_client.bytes())?;
+        let out = self.to_client.insert(&mut self.from_server);
+        error.write(out, "ERROR");
+        match header {
+            Some(header) if matches!(header.tag, b'Q' | b'F') => {
+                self.request = Body::Discard(header.total());
+                backend::ready_for_query(out, status);
+            }
+            _ => self.skip_to_sync = true,
+        }
+        Ok(())
+    }
+
+    /// The transaction status of a client that has no server.
+    pub(super) fn status_without_server(&self) -> TxStatus {
+        if self.lost.is_some() { TxStatus::Failed } else { TxStatus::Idle }
+    }
+
+    /// The server has gone while the client had it: says so, and keeps the client if that can be done without telling
+    /// it anything wrong.
+    pub(super) fn server_lost(&mut self, error: ServerError) -> Result<(), End> {
+        let Some(mut lease) = self.lease.take() else { return Ok(()) };
+        self.shard.counters().lost_servers.add(1);
+        tracing::warn!(
+            database = &*self.cell.database,
+            user = &*self.cell.user,
+            pid = lease.key.pid,
+            %error,
+            "server lost"
+        );
+        let error: Error = error.into();
+        let boundaries = lease.owed.boundaries();
+        let in_transaction = lease.status != TxStatus::Idle;
+        let outstanding = !lease.owed.is_empty();
+        let batch_open = boundaries == 0 && !lease.owed.at_rest();
+        let keepable = self.reply == Body::None
+            && boundaries <= 1
+            && self.shard.with_policy(|policy| policy.mode) != PoolMode::Session;
+        lease.owed = Default::default();
+        drop(lease);
+
+        self.drop_unread_reply();
+        self.to_server.discard(&mut self.from_client);
+        if let Body::Forward(left) = self.request {
+            self.request = Body::Discard(left);
+        }
+        if !keepable {
+            return Err(End::Fatal(error));
+        }
+        self.cell.set_activity(Activity::Idle, Instant::now());
+        if in_transaction {
+            self.lost = Some(Box::new(LostTransaction { error: None }));
+        }
+        if boundaries == 1 || batch_open {
+            let status = self.status_without_server();
+            let out = self.to_client.insert(&mut self.from_server);
+            error.write(out, "FATAL");
+            if batch_open {
+                self.skip_to_sync = true;
+            } else {
+                backend::ready_for_query(out, status);
+            }
+        } else if let Some(lost) = &mut self.lost {
+            debug_assert!(!outstanding);
+            lost.error = Some(error);
+        }
+        Ok(())
+    }
+
+    /// Forgets what the lost server said and was not passed on; what was scanned still goes to the client.
+    fn drop_unread_reply(&mut self) {
+        let unread = self.from_server.len() - self.to_client.cursor();
+        if unread > 0 {
+            self.to_client.insert(&mut self.from_server);
+            self.from_server.advance(unread);
+        }
+    }
+
+    /// Listens to the worker: cancel requests, deadlines, the end of the process.
+    fn hear(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
+        let (verdict, cancel) = self.cell.hear();
+        if let Some(done) = cancel {
+            self.cancel(done)?;
+        }
+        match verdict {
+            None => Ok(()),
+            Some(Verdict::Drain) => {
+                if self.leaving == Leaving::No {
+                    self.leaving = Leaving::Draining;
+                }
+                cx.waker().wake_by_ref();
+                Ok(())
+            }
+            Some(Verdict::Vanished) => Err(End::Closed),
+            Some(Verdict::End(error)) => Err(End::Fatal(error)),
+        }
+    }
+
+    /// A cancel request for this client: stops the query that runs, takes a waiting one out of line, else does nothing.
+    fn cancel(&mut self, done: tokio::sync::oneshot::Sender<()>) -> Result<(), End> {
+        if let Some(lease) = &self.lease {
+            if !lease.owed.is_empty() {
+                self.shard.counters().cancels.add(1);
+                let pending = lease.cancels.enter();
+                let (address, key) = (lease.address.clone(), lease.key.clone());
+                tokio::task::spawn_local(async move {
+                    if let Err(error) = cancel::cancel(&address, &key).await {
+                        tracing::warn!(%address, pid = key.pid, %error, "a cancel request could not be delivered");
+                    }
+                    drop(pending);
+                    drop(done);
+                });
+            }
+            return Ok(());
+        }
+        if self.cell.seat.is_waiting() {
+            let now = Instant::now();
+            self.shard.give_up(&self.cell.seat, now);
+            self.cell.set_activity(Activity::Idle, now);
+            self.fail_request(&Error::new(Kind::Canceled, "canceling statement due to user request"))?;
+        }
+        Ok(())
+    }
+
+    /// Ends the session if the client, or pgvalet, wants it to end and nothing is owed any more.
+    fn leave_if_done(&mut self) -> Result<(), End> {
+        if self.leaving == Leaving::No {
+            return Ok(());
+        }
+        let busy = self.lease.as_ref().is_some_and(|lease| !lease.owed.is_empty())
+            || !self.to_server.is_empty()
+            || !self.to_client.is_empty();
+        let in_line = self.cell.seat.is_waiting();
+        match self.leaving {
+            Leaving::Terminated if !busy => Err(End::Terminated),
+            // A request that waits in line is not worth a server when nobody may be there to see the answer, unless
+            // the client took its leave in due form behind it.
+            Leaving::HalfClosed if !busy && !(in_line && self.from_client.bytes().ends_with(b"X\0\0\0\x04")) => {
+                Err(End::Closed)
+            }
+            Leaving::Draining if !busy && !in_line && (self.lease.is_none() || self.may_leave_session()) => {
+                let error = Error::new(Kind::Shutdown, "terminating connection due to administrator command");
+                Err(End::Fatal(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a session-pooled client is between transactions.
+    fn may_leave_session(&self) -> bool {
+        self.lease.as_ref().is_some_and(|lease| lease.is_free()) && self.request == Body::None
+    }
+
+    /// The end of the session: last words, and the server into good hands.
+    pub(super) fn finish(&mut self, end: &End) {
+        let now = Instant::now();
+        self.shard.give_up(&self.cell.seat, now);
+        if let End::Fatal(error) = end
+            && self.reply == Body::None
+            && self.to_client.is_empty()
+        {
+            let mut last = bytes::BytesMut::new();
+            error.write(&mut last, "FATAL");
+            // A client that does not take it now will see its connection closed.
+            let _ = self.stream.try_write(&last);
+        }
+        let Some(lease) = self.lease.take() else { return };
+        let is_whole = self.request == Body::None && self.to_server.is_empty();
+        let plan = self.reset_plan();
+        if is_whole && lease.is_free() {
+            lease.checkin(plan, now);
+        } else if is_whole && lease.owed.at_rest() {
+            lease.roll_back(plan);
+        }
+        // Else the lease is dropped: what runs is canceled, and the server closed.
+    }
+}

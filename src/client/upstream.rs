@@ -1,0 +1,541 @@
+//! From the client to the server: what each message means for the server's debts, and what is changed on the way.
+//!
+//! Most messages pass through untouched. Names of statements are replaced, a statement that the server lacks is
+//! prepared in front of the message that needs it, and what concerns only the client's names never leaves.
+
+use crate::client::cell::Activity;
+use crate::client::relay::{Body, End, Leaving, Relay};
+use crate::config::{PoolMode, Reset};
+use crate::error::{Error, Kind};
+use crate::net::buffer::LARGE;
+use crate::protocol::frame::HEADER;
+use crate::protocol::{Header, TxStatus, backend, frontend};
+use crate::server::owed::{Fake, Naming, Owed};
+use crate::session::classify::{begins_transaction, classify};
+use crate::session::statements::UNKNOWN_NAME;
+use crate::session::{Footprint, Statement};
+use std::sync::Arc;
+use std::task::Context;
+use std::time::Instant;
+
+/// Bytes of our own making that may wait for the server before more of the client's messages are looked at.
+const SPILL_LIMIT: usize = LARGE;
+/// Longest Parse that is kept, so that its statement can follow the client to other servers.
+const PARSE_LIMIT: usize = 1 << 20;
+/// Bytes of statements that one client may have prepared.
+const STATEMENTS_LIMIT: usize = 64 << 20;
+
+/// How it went with one message.
+enum Step {
+    /// It was dealt with.
+    Done,
+    /// It is not complete yet.
+    NeedMore,
+    /// It needs a server.
+    NeedServer,
+}
+
+impl Relay {
+    /// Deals with the messages that are there. Whether anything happened.
+    pub(super) fn scan_client(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        let mut progress = false;
+        while self.from_client.len() > self.to_server.cursor() {
+            if self.to_server.spilled() > SPILL_LIMIT {
+                break;
+            }
+            if self.request != Body::None {
+                self.continue_request();
+                progress = true;
+                continue;
+            }
+            let step = if self.lease.is_some() { self.forward_message()? } else { self.local_message()? };
+            match step {
+                Step::Done => progress = true,
+                Step::NeedMore => break,
+                Step::NeedServer => {
+                    if !self.check_out(cx)? {
+                        break;
+                    }
+                    progress = true;
+                }
+            }
+        }
+        if progress {
+            self.emit_fakes();
+            self.settle()?;
+        }
+        Ok(progress)
+    }
+
+    /// The part of what the client sent that was not looked at yet.
+    #[inline]
+    fn input(&self) -> &[u8] {
+        &self.from_client.bytes()[self.to_server.cursor()..]
+    }
+
+    fn continue_request(&mut self) {
+        let available = self.input().len();
+        self.request = match self.request {
+            Body::Forward(left) => {
+                let count = left.min(available);
+                self.to_server.forward(&mut self.from_client, count);
+                if left == count { Body::None } else { Body::Forward(left - count) }
+            }
+            Body::Discard(left) => {
+                let count = left.min(available);
+                self.to_server.skip(&mut self.from_client, count);
+                if left == count { Body::None } else { Body::Discard(left - count) }
+            }
+            Body::None => Body::None,
+        };
+    }
+
+    /// The next header, checked.
+    #[inline]
+    fn header(&self) -> Result<Option<Header>, End> {
+        let Some(header) = Header::parse(self.input())? else { return Ok(None) };
+        header.check_frontend()?;
+        Ok(Some(header))
+    }
+
+    /// Whether the message can be dealt with: it is complete, or it will not be before some of it has moved on.
+    fn is_ready(&mut self, header: Header) -> bool {
+        let available = self.input().len();
+        if available >= header.total() {
+            return true;
+        }
+        // What stands in front of it has to be written first.
+        self.to_server.is_empty() && self.from_client.len() == self.from_client.capacity()
+    }
+
+    /// A message of a client that has no server.
+    fn local_message(&mut self) -> Result<Step, End> {
+        let Some(header) = self.header()? else { return Ok(Step::NeedMore) };
+        match header.tag {
+            b'X' => {
+                self.leaving = Leaving::Terminated;
+                let rest = self.input().len();
+                self.from_client.advance(rest);
+                return Ok(Step::Done);
+            }
+            b'S' => {
+                let status = self.status_without_server();
+                self.skip_to_sync = false;
+                self.request = Body::Discard(header.total());
+                backend::ready_for_query(self.to_client.insert(&mut self.from_server), status);
+                return Ok(Step::Done);
+            }
+            // Flush has nothing to flush; COPY data comes behind an error that has ended its COPY.
+            b'H' | b'd' | b'c' | b'f' => {
+                self.request = Body::Discard(header.total());
+                return Ok(Step::Done);
+            }
+            _ if self.skip_to_sync => {
+                self.request = Body::Discard(header.total());
+                return Ok(Step::Done);
+            }
+            _ => {}
+        }
+        if !self.is_ready(header) {
+            return Ok(Step::NeedMore);
+        }
+        if self.leaving == Leaving::Draining {
+            let error = Error::new(Kind::Shutdown, "terminating connection due to administrator command");
+            return Err(End::Fatal(error));
+        }
+        let message = &self.input()[..header.total().min(self.input().len())];
+        if header.tag == b'C'
+            && self.lost.is_none()
+            && let Some((kind @ (b'S' | b'P'), name)) = frontend::read_target(&message[HEADER..])
+        {
+            if kind == b'S' {
+                let name: Box<[u8]> = name.into();
+                self.statements.set(&name, None);
+            }
+            self.request = Body::Discard(header.total());
+            self.to_client.insert(&mut self.from_server).extend_from_slice(&backend::CLOSE_COMPLETE);
+            return Ok(Step::Done);
+        }
+        if matches!(header.tag, b'Q' | b'P') && self.is_refused_by_mode(header) {
+            let error = Error::new(Kind::NoTransactions, "transaction blocks are not allowed in statement pooling")
+                .hint("Use pool_mode = \"transaction\" for this database.");
+            self.fail_request(&error)?;
+            return Ok(Step::Done);
+        }
+        Ok(Step::NeedServer)
+    }
+
+    /// Whether statement pooling forbids the Query or Parse that comes next.
+    fn is_refused_by_mode(&self, header: Header) -> bool {
+        if self.shard.with_policy(|policy| policy.mode) != PoolMode::Statement {
+            return false;
+        }
+        let message = &self.input()[..header.total().min(self.input().len())];
+        let sql = match header.tag {
+            b'Q' => frontend::read_query(message),
+            _ => frontend::read_parse(&message[HEADER..]).map_or(&[][..], |(_, rest)| {
+                rest.split(|&byte| byte == 0).next().unwrap_or(&[])
+            }),
+        };
+        begins_transaction(sql)
+    }
+
+    /// A message of a client that has a server.
+    fn forward_message(&mut self) -> Result<Step, End> {
+        let Some(header) = self.header()? else { return Ok(Step::NeedMore) };
+        if self.cell.activity() != Activity::Active {
+            self.cell.set_activity(Activity::Active, Instant::now());
+        }
+        match header.tag {
+            b'd' => {
+                let is_wanted = self.lease.as_ref().is_some_and(|lease| !lease.owed.is_empty());
+                self.pass_or_drop(header, is_wanted);
+            }
+            b'c' | b'f' => {
+                let is_wanted = self.lease.as_ref().is_some_and(|lease| !lease.owed.is_empty());
+                if is_wanted {
+                    self.owe(Owed::CopyEnd);
+                }
+                self.pass_or_drop(header, is_wanted);
+            }
+            b'X' => {
+                self.leaving = Leaving::Terminated;
+                let rest = self.input().len();
+                self.to_server.skip(&mut self.from_client, rest);
+            }
+            _ => {
+                if !self.is_ready(header) {
+                    return Ok(Step::NeedMore);
+                }
+                return self.forward_request(header);
+            }
+        }
+        Ok(Step::Done)
+    }
+
+    fn forward_request(&mut self, header: Header) -> Result<Step, End> {
+        match header.tag {
+            b'Q' => {
+                self.judge_query(header);
+                self.statements.set(b"", None);
+                self.owe(Owed::Query);
+            }
+            b'S' => self.owe(Owed::Sync),
+            b'E' => self.owe(Owed::Execute),
+            b'P' => return self.forward_parse(header),
+            b'B' => return self.forward_bind(header),
+            b'D' | b'C' => return self.forward_target(header),
+            b'H' => {
+                if let Some(lease) = &mut self.lease {
+                    lease.owed.flush_sent();
+                }
+            }
+            _ => {
+                self.footprint = self.footprint.union(Footprint::EVERYTHING);
+                self.owe(Owed::FunctionCall);
+            }
+        }
+        self.pass(header);
+        Ok(Step::Done)
+    }
+
+    /// Passes the message on as it is; the part that has not come yet follows.
+    #[inline]
+    fn pass(&mut self, header: Header) {
+        self.request = Body::Forward(header.total());
+        self.continue_request();
+    }
+
+    fn pass_or_drop(&mut self, header: Header, is_wanted: bool) {
+        self.request = if is_wanted { Body::Forward(header.total()) } else { Body::Discard(header.total()) };
+        self.continue_request();
+    }
+
+    /// Leaves the whole message, which is complete, out.
+    fn drop_message(&mut self, header: Header) {
+        self.to_server.skip(&mut self.from_client, header.total());
+    }
+
+    /// Notes what the server will owe for a message.
+    #[inline]
+    fn owe(&mut self, owed: Owed) {
+        let Some(lease) = &mut self.lease else { return };
+        if let Some(skipped) = lease.owed.push(owed) {
+            self.undo(false, skipped);
+        }
+    }
+
+    /// Takes back what was done for a message that the server failed at or will never come to.
+    pub(super) fn undo(&mut self, failed: bool, owed: Owed) {
+        let Some(lease) = &mut self.lease else { return };
+        match owed {
+            Owed::Parse(naming) => {
+                if let Some(id) = naming.prepares {
+                    lease.prepared.pop(&id);
+                }
+                if naming.name.is_empty() {
+                    // A Parse that fails destroys the unnamed statement; one that is skipped does not.
+                    self.unnamed_here = false;
+                    self.statements.set(b"", if failed { None } else { naming.previous });
+                } else {
+                    self.statements.set(&naming.name, naming.previous);
+                }
+            }
+            Owed::Fake(_, naming) => {
+                self.statements.set(&naming.name, naming.previous);
+            }
+            Owed::Prepare(0) => self.unnamed_here = false,
+            Owed::Prepare(id) => {
+                lease.prepared.pop(&id);
+            }
+            Owed::Evict(id) => {
+                lease.prepared.put(id, ());
+            }
+            _ => {}
+        }
+    }
+
+    /// Notes what a Query can leave behind.
+    #[inline]
+    fn judge_query(&mut self, header: Header) {
+        if self.footprint == Footprint::EVERYTHING.union(Footprint::DDL)
+            || self.shard.with_policy(|policy| policy.reset) != Reset::Auto
+        {
+            return;
+        }
+        let input = self.input();
+        let found = if input.len() < header.total() {
+            // Too long to be read whole.
+            Footprint::EVERYTHING.union(Footprint::DDL)
+        } else {
+            let sql = frontend::read_query(&input[..header.total()]);
+            self.shard.with_facts(|_, facts| classify(sql, facts, self.has_unsafe_encoding()))
+        };
+        self.footprint = self.footprint.union(found);
+    }
+
+    /// Notes what executing a statement can leave behind.
+    fn judge_statement(&mut self, statement: &Statement) {
+        if self.shard.with_policy(|policy| policy.reset) != Reset::Auto {
+            return;
+        }
+        let unsafe_encoding = self.has_unsafe_encoding();
+        let found = self.shard.with_facts(|generation, facts| {
+            statement.footprint(generation, |sql| classify(sql, facts, unsafe_encoding))
+        });
+        self.footprint = self.footprint.union(found);
+    }
+
+    /// Whether bytes of the client's encoding can look like ASCII and not be.
+    fn has_unsafe_encoding(&self) -> bool {
+        let encoding = self.told.get(b"client_encoding").unwrap_or(b"");
+        [&b"SJIS"[..], b"BIG5", b"GBK", b"UHC", b"GB18030", b"JOHAB", b"SHIFT_JIS_2004"].contains(&encoding)
+    }
+
+    fn forward_parse(&mut self, header: Header) -> Result<Step, End> {
+        if self.input().len() < header.total() {
+            if header.total() <= PARSE_LIMIT {
+                if self.to_server.is_empty() {
+                    self.from_client.grow(header.total());
+                }
+                return Ok(Step::NeedMore);
+            }
+            return self.stream_parse(header);
+        }
+        let message = &self.from_client.bytes()[self.to_server.cursor()..][..header.total()];
+        let Some((name, rest)) = frontend::read_parse(&message[HEADER..]) else {
+            // Malformed: the server says so.
+            self.owe(Owed::Parse(Box::new(Naming { name: b"?"[..].into(), previous: None, prepares: None })));
+            self.pass(header);
+            return Ok(Step::Done);
+        };
+        self.shard.counters().client_parses.add(1);
+        let name: Box<[u8]> = name.into();
+        let statement = self.shard.interner.borrow_mut().intern(rest, &self.settings);
+        self.judge_statement(&statement);
+        if name.is_empty() {
+            self.shard.counters().server_parses.add(1);
+            let previous = self.statements.set(b"", Some(statement));
+            self.unnamed_here = true;
+            self.owe(Owed::Parse(Box::new(Naming { name, previous, prepares: None })));
+            self.pass(header);
+            return Ok(Step::Done);
+        }
+        self.parse_named(header, name, statement)
+    }
+
+    fn parse_named(&mut self, header: Header, name: Box<[u8]>, statement: Arc<Statement>) -> Result<Step, End> {
+        if let Some(existing) = self.statements.get(&name).cloned() {
+            // The server refuses it, in PostgreSQL's own order of checks, because it has a statement of that name.
+            self.prepare_on_server(&existing);
+            self.owe(Owed::Parse(Box::new(Naming { name, previous: Some(existing.clone()), prepares: None })));
+            let out = self.to_server.insert(&mut self.from_client);
+            frontend::parse(out, existing.name(), statement.rest());
+            self.drop_message(header);
+            return Ok(Step::Done);
+        }
+        if self.statements.bytes() + statement.rest().len() > STATEMENTS_LIMIT {
+            let error = Error::new(Kind::TooLarge, "too many prepared statements for one connection")
+                .hint("Close statements that are not needed any more.");
+            return Err(End::Fatal(error));
+        }
+        let Some(lease) = &mut self.lease else { return Ok(Step::NeedServer) };
+        let previous = self.statements.set(&name, Some(statement.clone()));
+        if lease.status != TxStatus::Failed && lease.prepared.get(&statement.id()).is_some() {
+            let naming = Box::new(Naming { name, previous, prepares: None });
+            self.owe(Owed::Fake(Fake::ParseComplete, naming));
+            self.drop_message(header);
+            return Ok(Step::Done);
+        }
+        let prepares = (lease.prepared.get(&statement.id()).is_none()).then(|| statement.id());
+        self.make_room();
+        if let (Some(id), Some(lease)) = (prepares, &mut self.lease) {
+            lease.prepared.put(id, ());
+        }
+        self.shard.counters().server_parses.add(1);
+        self.owe(Owed::Parse(Box::new(Naming { name, previous, prepares })));
+        frontend::parse(self.to_server.insert(&mut self.from_client), statement.name(), statement.rest());
+        self.drop_message(header);
+        Ok(Step::Done)
+    }
+
+    /// A Parse too long to be kept passes through, if it is for the unnamed statement and this lease.
+    fn stream_parse(&mut self, header: Header) -> Result<Step, End> {
+        self.footprint = self.footprint.union(Footprint::EVERYTHING).union(Footprint::DDL);
+        if self.input().get(HEADER) != Some(&0) {
+            let error = Error::new(Kind::TooLarge, "a named prepared statement may not be longer than 1 MiB")
+                .hint("Send it unnamed, or pass the data as parameters.");
+            return Err(End::Fatal(error));
+        }
+        let previous = self.statements.set(b"", None);
+        self.unnamed_here = true;
+        self.owe(Owed::Parse(Box::new(Naming { name: Box::default(), previous, prepares: None })));
+        self.pass(header);
+        Ok(Step::Done)
+    }
+
+    fn forward_bind(&mut self, header: Header) -> Result<Step, End> {
+        let available = self.input().len().min(header.total());
+        let message = &self.from_client.bytes()[self.to_server.cursor()..][..available];
+        let Some((portal, name, names)) = frontend::read_bind(&message[HEADER..]) else {
+            if available < header.total() {
+                let error = Error::new(Kind::TooLarge, "the names in a Bind message are too long");
+                return Err(End::Fatal(error));
+            }
+            self.owe(Owed::Bind);
+            self.pass(header);
+            return Ok(Step::Done);
+        };
+        self.shard.counters().binds.add(1);
+        if name.is_empty() && self.unnamed_here {
+            if let Some(statement) = self.statements.get(b"").cloned() {
+                self.judge_statement(&statement);
+            }
+            self.owe(Owed::Bind);
+            self.pass(header);
+            return Ok(Step::Done);
+        }
+        let portal: Box<[u8]> = portal.into();
+        let name: Box<[u8]> = name.into();
+        let statement = self.statement_for(&name);
+        let server_name = if name.is_empty() && statement.is_some() {
+            &[]
+        } else {
+            statement.as_ref().map_or(UNKNOWN_NAME, |statement| statement.name())
+        };
+        self.owe(Owed::Bind);
+        let rest = header.body as usize - names;
+        frontend::bind_prefix(self.to_server.insert(&mut self.from_client), &portal, server_name, rest);
+        self.to_server.skip(&mut self.from_client, HEADER + names);
+        self.request = if rest == 0 { Body::None } else { Body::Forward(rest) };
+        if !self.input().is_empty() {
+            self.continue_request();
+        }
+        Ok(Step::Done)
+    }
+
+    /// The statement that the client calls `name`, made sure to be on the server.
+    fn statement_for(&mut self, name: &[u8]) -> Option<Arc<Statement>> {
+        let Some(statement) = self.statements.get(name).cloned() else {
+            self.unknown_name = name.into();
+            return None;
+        };
+        self.judge_statement(&statement);
+        if name.is_empty() {
+            self.shard.counters().server_parses.add(1);
+            self.owe(Owed::Prepare(0));
+            frontend::parse(self.to_server.insert(&mut self.from_client), b"", statement.rest());
+            self.unnamed_here = true;
+        } else {
+            self.prepare_on_server(&statement);
+        }
+        Some(statement)
+    }
+
+    /// Prepares a statement in front of the message that needs it, unless the server has it.
+    fn prepare_on_server(&mut self, statement: &Arc<Statement>) {
+        let Some(lease) = &mut self.lease else { return };
+        if lease.prepared.get(&statement.id()).is_some() {
+            return;
+        }
+        self.make_room();
+        self.shard.counters().server_parses.add(1);
+        if let Some(lease) = &mut self.lease {
+            lease.prepared.put(statement.id(), ());
+        }
+        self.owe(Owed::Prepare(statement.id()));
+        frontend::parse(self.to_server.insert(&mut self.from_client), statement.name(), statement.rest());
+    }
+
+    /// Closes the server's least recently used statement if it has as many as it may have.
+    fn make_room(&mut self) {
+        let Some(lease) = &mut self.lease else { return };
+        if lease.prepared.len() < lease.prepared.cap().get() {
+            return;
+        }
+        if let Some((id, ())) = lease.prepared.pop_lru() {
+            let name = Statement::name_of(id);
+            frontend::close_statement(self.to_server.insert(&mut self.from_client), name.as_bytes());
+            self.owe(Owed::Evict(id));
+        }
+    }
+
+    /// A Describe or Close.
+    fn forward_target(&mut self, header: Header) -> Result<Step, End> {
+        let message = &self.from_client.bytes()[self.to_server.cursor()..];
+        let body = message.get(HEADER..header.total()).unwrap_or(&[]);
+        let is_describe = header.tag == b'D';
+        match frontend::read_target(body) {
+            Some((b'S', name)) if is_describe => {
+                let name: Box<[u8]> = name.into();
+                if name.is_empty() && self.unnamed_here {
+                    self.owe(Owed::DescribeStatement);
+                    self.pass(header);
+                    return Ok(Step::Done);
+                }
+                let statement = self.statement_for(&name);
+                let server_name = match &statement {
+                    Some(_) if name.is_empty() => &[],
+                    Some(statement) => statement.name(),
+                    None => UNKNOWN_NAME,
+                };
+                self.owe(Owed::DescribeStatement);
+                frontend::describe_statement(self.to_server.insert(&mut self.from_client), server_name);
+                self.drop_message(header);
+            }
+            Some((b'S', name)) => {
+                // Closing a name is the client's own matter: the server keeps the statement for the next one.
+                let name: Box<[u8]> = name.into();
+                self.unnamed_here &= !name.is_empty();
+                let previous = self.statements.set(&name, None);
+                self.owe(Owed::Fake(Fake::CloseComplete, Box::new(Naming { name, previous, prepares: None })));
+                self.drop_message(header);
+            }
+            _ => {
+                self.owe(if is_describe { Owed::DescribePortal } else { Owed::Close });
+                self.pass(header);
+            }
+        }
+        Ok(Step::Done)
+    }
+}

@@ -1,0 +1,181 @@
+//! Listening sockets, and the one task that accepts from each.
+
+use crate::client::context::Process;
+use crate::config::General;
+use crate::net::connect::prepare_tcp;
+use crate::net::stream::{Address, Detached};
+use crate::runtime::worker::{Command, Handle};
+use rustix::fs::{Gid, Mode, chmod, chown};
+use socket2::{Domain, Protocol, Socket, Type};
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::net::{TcpListener, UnixListener};
+
+/// Pause after an accept that failed for want of descriptors or memory.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A socket that clients connect to.
+#[derive(Debug)]
+pub enum Listener {
+    /// TCP.
+    Tcp(TcpListener),
+    /// A Unix socket; removed when dropped.
+    Unix(UnixListener, SocketFile),
+}
+
+/// A socket's file.
+#[derive(Debug)]
+pub struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Opens all listeners of the configuration.
+///
+/// # Errors
+/// What cannot be listened on, and why.
+pub fn open(general: &General) -> Result<Vec<Listener>, String> {
+    let mut listeners = Vec::new();
+    let mut port = general.listen_port;
+    for ip in &general.listen_addr {
+        let address = SocketAddr::new(*ip, port);
+        let listener = tcp(address, general).map_err(|error| match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                format!("cannot listen on {address}: the port is taken; stop what uses it, or change listen_port")
+            }
+            _ => format!("cannot listen on {address}: {error}"),
+        })?;
+        // With port 0 all addresses share the port that the first one got.
+        port = listener.local_addr().map_or(port, |address| address.port());
+        listeners.push(Listener::Tcp(listener));
+    }
+    if let Some(directory) = &general.unix_socket_dir {
+        let path = directory.join(format!(".s.PGSQL.{port}"));
+        let listener = unix(&path, general).map_err(|error| format!("cannot listen on {}: {error}", path.display()))?;
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
+
+fn tcp(address: SocketAddr, general: &General) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(general.so_reuseport)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(i32::try_from(general.listen_backlog).unwrap_or(i32::MAX))?;
+    TcpListener::from_std(socket.into())
+}
+
+fn unix(path: &Path, general: &General) -> io::Result<Listener> {
+    if StdUnixStream::connect(path).is_ok() {
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens there"));
+    }
+    // What nobody answers on was left behind by a process that was killed.
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&socket2::SockAddr::unix(path)?)?;
+    let file = SocketFile(path.to_owned());
+    chmod(path, Mode::from_raw_mode(general.unix_socket_mode))?;
+    if let Some(group) = &general.unix_socket_group {
+        chown(path, None, Some(group_id(group)?))?;
+    }
+    socket.listen(i32::try_from(general.listen_backlog).unwrap_or(i32::MAX))?;
+    Ok(Listener::Unix(UnixListener::from_std(socket.into())?, file))
+}
+
+/// The number of a group, from `/etc/group`.
+fn group_id(name: &str) -> io::Result<Gid> {
+    let groups = fs::read_to_string("/etc/group")?;
+    let entry = groups.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|entry| entry.first() == Some(&name));
+    entry
+        .and_then(|entry| entry.get(2)?.parse().ok())
+        .map(Gid::from_raw)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("unix_socket_group: there is no group \"{name}\"")))
+}
+
+impl Listener {
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub fn address(&self) -> io::Result<Address> {
+        match self {
+            Listener::Tcp(listener) => listener.local_addr().map(Address::Tcp),
+            Listener::Unix(_, file) => Ok(Address::Unix(file.0.clone())),
+        }
+    }
+
+    async fn accept(&self) -> io::Result<(Detached, Address)> {
+        match self {
+            Listener::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                Ok((Detached::Tcp(stream.into_std()?), Address::Tcp(peer)))
+            }
+            Listener::Unix(listener, file) => {
+                let (stream, _) = listener.accept().await?;
+                Ok((Detached::Unix(stream.into_std()?), Address::Unix(file.0.clone())))
+            }
+        }
+    }
+
+    /// Accepts and hands out, for ever.
+    pub async fn serve(self, workers: Vec<Handle>, process: Arc<Process>, general: General) {
+        loop {
+            match self.accept().await {
+                Ok((stream, peer)) => {
+                    if let Detached::Tcp(stream) = &stream
+                        && let Err(error) = prepare_tcp(stream, &general.tcp)
+                    {
+                        tracing::debug!(%peer, %error, "a connection ended before it began");
+                        continue;
+                    }
+                    hand_out(stream, peer, &workers, &process);
+                }
+                Err(error) if is_about_one_connection(&error) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept connections; trying again in a moment");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+/// Errors of accept that concern the connection and not the listener.
+fn is_about_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
+    )
+}
+
+/// Gives the connection to the less loaded of two workers drawn at random.
+fn hand_out(stream: Detached, peer: Address, workers: &[Handle], process: &Process) {
+    let random = getrandom::u32().unwrap_or(0) as usize;
+    let one = &workers[random % workers.len()];
+    let other = &workers[(random >> 16) % workers.len()];
+    let chosen =
+        if one.load.load(Ordering::Relaxed) <= other.load.load(Ordering::Relaxed) { one } else { other };
+    process.clients.fetch_add(1, Ordering::Relaxed);
+    chosen.load.fetch_add(1, Ordering::Relaxed);
+    if chosen.commands.send(Command::Client(stream, peer)).is_err() {
+        process.clients.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,10 @@
+//! The process: one thread that accepts and supervises, and the workers.
+
+pub mod limits;
+pub mod listener;
+pub mod logging;
+pub mod reload;
+pub mod supervisor;
+pub mod worker;
+
+pub use supervisor::run;

@@ -1,0 +1,305 @@
+//! From the checked configuration to the exit code: starts everything, listens to signals, ends everything.
+
+use crate::admin::{Admin, Control};
+use crate::auth::keys::KeyCache;
+use crate::auth::mock::MockSecret;
+use crate::client::context::{CancelRequest, CancelRoute, Process};
+use crate::config::{Config, Secret};
+use crate::pool::Registry;
+use crate::runtime::worker::{self, Command, Handle, Seed};
+use crate::runtime::{limits, listener, logging, reload};
+use sd_notify::NotifyState;
+use sha2::{Digest, Sha256};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::{Instant, sleep, sleep_until};
+
+/// Derived keys that are kept for later logins.
+const KEY_CACHE: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
+/// How often a shutdown looks whether everybody has left.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// Runs pgvalet in the foreground until it is told to end.
+pub fn run(path: PathBuf, config: Config) -> ExitCode {
+    logging::start(&config.general.log);
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    limits::raise_open_files(&config);
+    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+    let outcome = match runtime {
+        Ok(runtime) => runtime.block_on(supervise(path, Arc::new(config))),
+        Err(error) => Err(format!("no runtime: {error}")),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            tracing::error!("{reason}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What the admin console asks of the supervisor.
+#[derive(Debug)]
+enum Request {
+    Reload(std::sync::mpsc::SyncSender<Result<(), String>>),
+    ShutDown,
+}
+
+/// Reaches the supervisor and the workers from anywhere.
+#[derive(Debug)]
+struct Reach {
+    requests: UnboundedSender<Request>,
+    workers: Arc<OnceLock<Vec<Handle>>>,
+}
+
+impl Control for Reach {
+    fn reload(&self) -> Result<(), String> {
+        let (answer, outcome) = std::sync::mpsc::sync_channel(1);
+        let gone = || "pgvalet is shutting down".to_owned();
+        self.requests.send(Request::Reload(answer)).map_err(|_| gone())?;
+        outcome.recv_timeout(Duration::from_secs(10)).map_err(|_| gone())?
+    }
+
+    fn shut_down(&self) {
+        let _ = self.requests.send(Request::ShutDown);
+    }
+
+    fn worker_loads(&self) -> Vec<u32> {
+        let workers = self.workers.get().map_or(&[][..], Vec::as_slice);
+        workers.iter().map(|worker| worker.load.load(Ordering::Relaxed)).collect()
+    }
+}
+
+impl CancelRoute for Reach {
+    fn pass(&self, worker: usize, request: CancelRequest) {
+        if let Some(handle) = self.workers.get().and_then(|workers| workers.get(worker)) {
+            let _ = handle.commands.send(Command::Cancel(request));
+        }
+    }
+}
+
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+    quit: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Signals> {
+        Ok(Signals {
+            hangup: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
+        })
+    }
+}
+
+struct Running {
+    path: PathBuf,
+    config: Arc<Config>,
+    process: Arc<Process>,
+    registry: Arc<Registry>,
+    workers: Vec<Handle>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+async fn supervise(path: PathBuf, config: Arc<Config>) -> Result<(), String> {
+    // Before anything can be seen to run: a signal that came earlier would end the process.
+    let mut signals = Signals::new().map_err(|error| format!("cannot listen to signals: {error}"))?;
+    let listeners = listener::open(&config.general)?;
+    let (requests_sender, mut requests) = unbounded_channel();
+    let mut running = start(path, config, requests_sender)?;
+
+    let mut accepting = Vec::new();
+    for listener in listeners {
+        match listener.address() {
+            Ok(address) => tracing::info!(target: "pgvalet::runtime::listener", %address, "listening"),
+            Err(error) => return Err(format!("a listener has no address: {error}")),
+        }
+        let (workers, process) = (running.workers.clone(), running.process.clone());
+        accepting.push(tokio::task::spawn_local(listener.serve(workers, process, running.config.general.clone())));
+    }
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), workers = running.workers.len(), "ready");
+    notify(&[NotifyState::Ready]);
+
+    let asked = serve(&mut running, &mut signals, &mut requests).await;
+    notify(&[NotifyState::Stopping]);
+    accepting.iter().for_each(|task| task.abort());
+    for task in accepting {
+        // The listening sockets are closed when the tasks have ended.
+        let _ = task.await;
+    }
+    if asked == Asked::ToDrain {
+        drain(&running, &mut signals).await;
+    }
+    stop(running);
+    Ok(())
+}
+
+fn start(path: PathBuf, config: Arc<Config>, requests: UnboundedSender<Request>) -> Result<Running, String> {
+    let count = config.general.workers;
+    let registry = Arc::new(Registry::new(count));
+    let handles = Arc::new(OnceLock::new());
+    let control = Reach { requests: requests.clone(), workers: handles.clone() };
+    let process = Arc::new(Process {
+        keys: Arc::new(KeyCache::new(KEY_CACHE)),
+        mock: mock_secret(&config),
+        clients: AtomicU32::new(0),
+        cancels: Box::new(Reach { requests, workers: handles.clone() }),
+        console: Box::new(Admin::new(registry.clone(), Box::new(control))),
+    });
+    let (siblings, mailboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| unbounded_channel()).unzip();
+    let (mut workers, mut threads) = (Vec::new(), Vec::new());
+    for (number, parcels) in mailboxes.into_iter().enumerate() {
+        let (commands, receiver) = worker::channel();
+        let load = Arc::new(AtomicU32::new(0));
+        workers.push(Handle { commands, load: load.clone() });
+        let seed = Seed {
+            number,
+            config: config.clone(),
+            process: process.clone(),
+            registry: registry.clone(),
+            commands: receiver,
+            load,
+            parcels,
+            siblings: siblings.clone(),
+        };
+        threads.push(worker::start(seed).map_err(|error| format!("cannot start a worker: {error}"))?);
+    }
+    let _ = handles.set(workers.clone());
+    Ok(Running { path, config, process, registry, workers, threads })
+}
+
+/// What the process was asked to do.
+#[derive(Debug, PartialEq, Eq)]
+enum Asked {
+    /// End when transactions have ended.
+    ToDrain,
+    /// End now.
+    ToStop,
+}
+
+/// Serves until it is asked to end.
+async fn serve(running: &mut Running, signals: &mut Signals, requests: &mut UnboundedReceiver<Request>) -> Asked {
+    loop {
+        tokio::select! {
+            _ = signals.hangup.recv() => {
+                if let Err(problems) = reload(running) {
+                    tracing::error!("reload failed, the old configuration stays in force:\n{problems}");
+                }
+            }
+            _ = signals.terminate.recv() => return Asked::ToDrain,
+            _ = signals.interrupt.recv() => return Asked::ToDrain,
+            _ = signals.quit.recv() => return Asked::ToStop,
+            Some(request) = requests.recv() => match request {
+                Request::Reload(answer) => {
+                    let _ = answer.try_send(reload(running));
+                }
+                Request::ShutDown => return Asked::ToDrain,
+            },
+        }
+    }
+}
+
+fn reload(running: &mut Running) -> Result<(), String> {
+    let monotonic = NotifyState::monotonic_usec_now();
+    if let Ok(monotonic) = monotonic {
+        notify(&[NotifyState::Reloading, monotonic]);
+    }
+    let outcome = reload::read(&running.path, &running.config).map(|config| {
+        reload::apply(&config, &running.registry);
+        logging::set_level(&config.general.log);
+        running.config = config.clone();
+        for worker in &running.workers {
+            let _ = worker.commands.send(Command::Reload(config.clone()));
+        }
+        tracing::info!(path = %running.path.display(), "configuration reloaded");
+    });
+    notify(&[NotifyState::Ready]);
+    outcome
+}
+
+/// Waits until every client has come to the end of its transaction, or time is up, or a second signal comes.
+async fn drain(running: &Running, signals: &mut Signals) {
+    let clients = running.process.clients.load(Ordering::Relaxed);
+    let limit = running.config.general.shutdown_timeout;
+    tracing::info!(clients, "shutting down: transactions may finish; a second signal ends them at once");
+    for worker in &running.workers {
+        let _ = worker.commands.send(Command::Drain);
+    }
+    let deadline = limit.map(|limit| Instant::now() + limit);
+    let overtime = async {
+        match deadline {
+            Some(deadline) => sleep_until(deadline).await,
+            None => std::future::pending().await,
+        }
+    };
+    let everybody_left = async {
+        while running.process.clients.load(Ordering::Relaxed) > 0 {
+            sleep(LOOK).await;
+        }
+    };
+    tokio::select! {
+        () = everybody_left => tracing::info!("all clients have left"),
+        () = overtime => tracing::warn!("shutdown_timeout: the transactions that still run are ended"),
+        _ = signals.terminate.recv() => tracing::warn!("second signal: the transactions that still run are ended"),
+        _ = signals.interrupt.recv() => tracing::warn!("second signal: the transactions that still run are ended"),
+        _ = signals.quit.recv() => tracing::warn!("told to end at once"),
+    }
+}
+
+fn stop(running: Running) {
+    for worker in &running.workers {
+        let _ = worker.commands.send(Command::Stop);
+    }
+    for thread in running.threads {
+        if thread.join().is_err() {
+            tracing::error!("a worker had panicked");
+        }
+    }
+    tracing::info!("ended");
+}
+
+/// The secret behind mock authentication. It comes from the users' secrets, so that an unknown user is shown the same
+/// salt after a restart, as a known one is; nobody outside can guess it.
+fn mock_secret(config: &Config) -> MockSecret {
+    let mut hash = Sha256::new();
+    hash.update(b"pgvalet mock authentication");
+    let mut any = false;
+    for user in config.users.values() {
+        hash.update(user.name.as_bytes());
+        any |= user.secret.is_some();
+        match &user.secret {
+            Some(Secret::Plain(password)) => hash.update(password.as_str().as_bytes()),
+            Some(Secret::Md5(digest)) => hash.update(digest.0),
+            Some(Secret::Scram(verifier)) => hash.update(verifier.stored_key),
+            None => {}
+        }
+    }
+    if !any {
+        let mut random = [0; 32];
+        // Without users there is nothing to tell apart.
+        let _ = getrandom::fill(&mut random);
+        hash.update(random);
+    }
+    MockSecret::new(hash.finalize().into())
+}
+
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::debug!(%error, "systemd could not be told");
+    }
+}
+

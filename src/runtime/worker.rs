@@ -1,0 +1,154 @@
+//! One worker: a thread with a runtime of its own, its clients, and its part of every pool.
+
+use crate::client::context::{CancelRequest, Process};
+use crate::client::{self, Context};
+use crate::config::Config;
+use crate::metrics::Counter;
+use crate::net::stream::{Address, Detached};
+use crate::net::{Buffers, Stream};
+use crate::pool::registry::{Parcel, Registry, jobs};
+use crate::pool::{Shards, keeper};
+use crate::routing;
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::{MissedTickBehavior, interval};
+
+/// How often a worker looks at the clock for its clients and servers.
+const SWEEP: Duration = Duration::from_millis(100);
+
+/// What the supervisor and other workers say to a worker.
+#[derive(Debug)]
+pub enum Command {
+    /// A new client.
+    Client(Detached, Address),
+    /// A cancel request for one of its clients.
+    Cancel(CancelRequest),
+    /// A new configuration.
+    Reload(Arc<Config>),
+    /// End clients at the end of their transactions.
+    Drain,
+    /// End now.
+    Stop,
+}
+
+/// A worker as others see it.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    /// Where it takes commands.
+    pub commands: UnboundedSender<Command>,
+    /// Clients it has.
+    pub load: Arc<AtomicU32>,
+}
+
+/// What a worker is started with.
+#[derive(Debug)]
+pub struct Seed {
+    /// Its number.
+    pub number: usize,
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// What all workers share.
+    pub process: Arc<Process>,
+    /// All pools.
+    pub registry: Arc<Registry>,
+    /// Commands to it.
+    pub commands: UnboundedReceiver<Command>,
+    /// Clients it has.
+    pub load: Arc<AtomicU32>,
+    /// Servers handed to it.
+    pub parcels: UnboundedReceiver<Parcel>,
+    /// Mailboxes of all workers.
+    pub siblings: Vec<UnboundedSender<Parcel>>,
+}
+
+/// A pair of ends for commands.
+#[must_use]
+pub fn channel() -> (UnboundedSender<Command>, UnboundedReceiver<Command>) {
+    unbounded_channel()
+}
+
+/// Starts a worker's thread.
+///
+/// # Errors
+/// The system's, if it gives no thread or no runtime.
+pub fn start(seed: Seed) -> io::Result<JoinHandle<()>> {
+    let runtime = || Builder::new_current_thread().enable_all().thread_name("blocking").max_blocking_threads(4).build_local(LocalOptions::default());
+    thread::Builder::new().name(format!("worker-{}", seed.number)).spawn(move || match runtime() {
+        Ok(runtime) => runtime.block_on(run(seed)),
+        Err(error) => tracing::error!(%error, "a worker got no runtime"),
+    })
+}
+
+async fn run(seed: Seed) {
+    let Seed { number, config, process, registry, mut commands, load, mut parcels, siblings } = seed;
+    let (jobs, jobs_receiver) = jobs();
+    tokio::task::spawn_local(keeper::run(jobs_receiver, process.keys.clone()));
+    let context = Rc::new(Context {
+        worker: number,
+        config: RefCell::new(config),
+        buffers: Buffers::default(),
+        shards: Shards::new(registry, number, jobs, siblings),
+        process,
+        clients: RefCell::default(),
+        load,
+        draining: Cell::new(false),
+        failed_logins: Counter::default(),
+    });
+    open_standing_pools(&context);
+    let mut sweep = interval(SWEEP);
+    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            command = commands.recv() => match command {
+                Some(Command::Client(stream, peer)) => welcome(&context, stream, peer),
+                Some(Command::Cancel(request)) => context.cancel(request),
+                Some(Command::Reload(config)) => reload(&context, config),
+                Some(Command::Drain) => context.drain(),
+                Some(Command::Stop) | None => break,
+            },
+            Some(parcel) = parcels.recv() => context.shards.receive(parcel, Instant::now()),
+            _ = sweep.tick() => {
+                let now = Instant::now();
+                context.shards.sweep(now);
+                context.sweep_clients(now);
+            }
+        }
+    }
+    context.shards.close_idle();
+}
+
+fn welcome(context: &Rc<Context>, stream: Detached, peer: Address) {
+    let mut stream = Stream::Away(stream);
+    match stream.attach() {
+        Ok(()) => {
+            tokio::task::spawn_local(client::serve(context.clone(), stream, peer));
+        }
+        Err(error) => {
+            tracing::warn!(%peer, %error, "a connection could not be taken on");
+            context.release_client();
+        }
+    }
+}
+
+fn reload(context: &Rc<Context>, config: Arc<Config>) {
+    *context.config.borrow_mut() = config.clone();
+    context.shards.refresh();
+    for (_, cell) in context.clients.borrow().iter() {
+        cell.limits.set(routing::limits(&config, &cell.database, &cell.user));
+    }
+    open_standing_pools(context);
+}
+
+/// Makes the pools that are kept at a minimum size before any client asks for them.
+fn open_standing_pools(context: &Rc<Context>) {
+    for blueprint in routing::standing(&context.config()) {
+        context.shards.shard(blueprint);
+    }
+}

@@ -1,0 +1,98 @@
+#!/usr/bin/env bash
+# All checks and tests of pgvalet, set-up included: the one command for a fresh Debian or Ubuntu with a Rust toolchain.
+#
+#   bash tests/run.sh             everything, on every PostgreSQL version that can be had (at most 15 minutes on 2 cores)
+#   bash tests/run.sh --quick     everything once, on one PostgreSQL version
+#   bash tests/run.sh --drivers   with the test suites of client drivers (not there yet)
+#
+# PGVALET_PG_BIN chooses the PostgreSQL of the main run by the directory of its programs.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=tests/lib/postgres.sh
+. tests/lib/postgres.sh
+
+# Major versions tested besides the installed one, and the test binaries whose outcome depends on the version.
+majors=(14 15 16 17 18)
+versioned=(harness differential)
+
+quick=false
+for argument in "$@"; do
+    case $argument in
+        --quick) quick=true ;;
+        --drivers) note "--drivers: the suites of client drivers come later" ;;
+        -h | --help) sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        *) echo "tests/run.sh: unknown argument $argument (see --help)" >&2; exit 2 ;;
+    esac
+done
+
+stage='set-up'
+finished() {
+    local status=$?
+    [ $status = 0 ] || printf '\n== FAILED in: %s (after %s s)\n' "$stage" "$SECONDS" >&2
+}
+trap finished EXIT
+
+step() { stage=$1; say "$1 (at $SECONDS s)"; shift; "$@"; }
+
+check_toolchain() {
+    local missing=()
+    # A login shell would have this on its PATH; a CI runner may not.
+    # shellcheck source=/dev/null
+    [ ! -f "${CARGO_HOME:-$HOME/.cargo}/env" ] || . "${CARGO_HOME:-$HOME/.cargo}/env"
+    command -v cargo >/dev/null || missing+=('a Rust toolchain: https://rustup.rs')
+    cargo fmt --version >/dev/null 2>&1 || missing+=('rustfmt: rustup component add rustfmt')
+    cargo clippy --version >/dev/null 2>&1 || missing+=('clippy: rustup component add clippy')
+    if ! command -v cc >/dev/null; then
+        { command -v apt-get >/dev/null && as_root apt-get update -qq && as_root apt-get install -y -qq gcc libc6-dev; } ||
+            missing+=('a C linker: sudo apt-get install gcc')
+    fi
+    [ ${#missing[@]} = 0 ] || { printf 'missing: %s\n' "${missing[@]}" >&2; exit 1; }
+}
+
+# Fills `others` with the bin directories of the versions besides the main one.
+find_other_versions() {
+    local cache major main_major
+    main_major=$("$main_bin/postgres" --version | grep -oE '[0-9]+' | head -1)
+    tested=$main_major
+    others=()
+    ! $quick || return 0
+    cache=$(pg_cache_dir "$PWD")
+    command -v npm >/dev/null || note "npm is missing (sudo apt-get install npm): versions not unpacked yet are skipped"
+    for major in "${majors[@]}"; do
+        [ "$major" != "$main_major" ] || continue
+        if [ -x "/usr/lib/postgresql/$major/bin/initdb" ]; then
+            others+=("/usr/lib/postgresql/$major/bin")
+        elif fetch_pg_major "$cache" "$major"; then
+            others+=("$cache/$major/bin")
+        else
+            note "PostgreSQL $major is not tested"
+            continue
+        fi
+        tested+=" $major"
+    done
+}
+
+# The tests that depend on the version, on the PostgreSQL in directory $1.
+test_version() {
+    local arguments=() name
+    for name in "${versioned[@]}"; do arguments+=(--test "$name"); done
+    PGVALET_PG_BIN=$1 cargo test --quiet "${arguments[@]}"
+}
+
+check_toolchain
+ensure_installed_pg
+main_bin=${PGVALET_PG_BIN:-$(installed_pg_bin)}
+step 'PostgreSQL versions' find_other_versions
+echo "   $("$main_bin/postgres" --version), in full; of the others: ${others[*]:-none}"
+
+step 'cargo fmt --check' cargo fmt --check
+step 'cargo clippy' cargo clippy --quiet --all-targets -- -D warnings
+RUSTDOCFLAGS='-D warnings' step 'cargo doc' cargo doc --quiet --no-deps --document-private-items --lib
+if cargo deny --version >/dev/null 2>&1; then step 'cargo deny check' cargo deny --log-level error check; fi
+step 'cargo test' env PGVALET_PG_BIN="$main_bin" cargo test
+for bin in "${others[@]}"; do
+    step "tests that depend on the version, on $("$bin/postgres" --version)" test_version "$bin"
+done
+
+stage='the end'
+printf '\n== all passed on PostgreSQL %s in %d min %02d s\n' "$tested" $((SECONDS / 60)) $((SECONDS % 60))

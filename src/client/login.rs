@@ -110,8 +110,7 @@ async fn open(context: &Rc<Context>, stream: Stream, peer: &Address) -> Option<(
     });
     match outcome {
         Ok(session) => {
-            let Connection { stream, buffer, .. } = connection;
-            Some(session.into_relay(context, stream, buffer))
+            Some(session.into_relay(context, connection))
         }
         Err(Refusal::Done) => None,
         Err(Refusal::Io(error)) => {
@@ -405,7 +404,8 @@ async fn borrow(shard: &Rc<Shard>, limit: Option<Duration>) -> Result<Lease, Ref
 
 impl Session {
     /// Registers the client and puts the welcome on its way.
-    fn into_relay(self, context: &Rc<Context>, stream: Stream, from_client: Buffer) -> (usize, Box<Relay>) {
+    fn into_relay(self, context: &Rc<Context>, connection: Connection) -> (usize, Box<Relay>) {
+        let Connection { stream, buffer: from_client, held } = connection;
         let limits = routing::limits(&context.config(), &self.database, &self.user);
         let mut secret = vec![0; if self.startup.minor >= 2 { 32 } else { 4 }];
         // Without randomness no client could be told from another; a zero secret only means that cancel does not work.
@@ -441,16 +441,17 @@ impl Session {
             full_reads: (0, 0),
             cell,
         });
-        relay.greet();
+        relay.greet(&held);
         (slot, relay)
     }
 }
 
 impl Relay {
-    /// AuthenticationOk and all that follows it up to the first ReadyForQuery.
-    fn greet(&mut self) {
+    /// AuthenticationOk and all that follows it up to the first ReadyForQuery, behind what was held back.
+    fn greet(&mut self, held: &[u8]) {
         let told = self.told.clone();
         let out = self.to_client.insert(&mut self.from_server);
+        out.extend_from_slice(held);
         backend::authentication(out, 0, &[]);
         for (name, value) in told.iter() {
             backend::parameter_status(out, &String::from_utf8_lossy(name), &String::from_utf8_lossy(value));

@@ -21,15 +21,15 @@ use support::pgvalet::Pgvalet;
 use support::transcript::Entry;
 
 fn check(script: &Script) {
-    check_as(script, &[How::BYTEWISE, How::ROTATING]);
+    check_as(script, &[How::BYTEWISE, How::ROTATING], "transaction");
 }
 
-/// As [`check`], without rotating servers: for scripts whose sessions must keep theirs.
-fn check_pinned(script: &Script) {
-    check_as(script, &[How::BYTEWISE]);
+/// As [`check`], under session pooling: for scripts whose sessions must keep their servers.
+fn check_in_sessions(script: &Script) {
+    check_as(script, &[How::BYTEWISE], "session");
 }
 
-fn check_as(script: &Script, hows: &[How]) {
+fn check_as(script: &Script, hows: &[How], pool_mode: &str) {
     let cluster = Cluster::shared();
     let direct = Side::direct(cluster, Role::Trust);
     compare(cluster, script, &direct, &direct, How::WHOLE);
@@ -39,7 +39,8 @@ fn check_as(script: &Script, hows: &[How]) {
     }
     // One server more than can be in use, for the client that makes them rotate.
     let pool_size = format!("default_pool_size = {}", script.clients() + 1);
-    let valet = Pgvalet::in_front_of(cluster).setting(&pool_size).start();
+    let pool_mode = format!("pool_mode = \"{pool_mode}\"");
+    let valet = Pgvalet::in_front_of(cluster).setting(&pool_size).setting(&pool_mode).start();
     let pooled = Side::new("pgvalet", valet.tcp(), Role::Trust.login());
     compare(cluster, script, &direct, &pooled, How::WHOLE);
     for how in hows {

@@ -79,6 +79,9 @@ impl Relay {
                     if lease.owed.swallowing() { self.drop_reply(header) } else { self.pass_reply(header) }
                 }
                 tag => {
+                    if tag == b'1' {
+                        lease.confirm_prepared();
+                    }
                     let verdict = lease.owed.reply(tag);
                     if tag == b'C' && input[HEADER] == b'D' {
                         self.note_command(header);
@@ -194,15 +197,15 @@ impl Relay {
         let unknown = String::from_utf8_lossy(UNKNOWN_NAME);
         if let Some(at) = text.find(&*unknown) {
             let name = String::from_utf8_lossy(&self.unknown_name);
-            if self.unknown_name.is_empty() {
-                return "unnamed prepared statement does not exist".to_owned();
-            }
             return format!("{}{name}{}", &text[..at], &text[at + unknown.len()..]);
         }
         let Some(at) = text.find(SERVER_PREFIX) else { return text.to_owned() };
         let rest = &text[at + SERVER_PREFIX.len()..];
         let digits = rest.find(|c: char| !c.is_ascii_hexdigit()).unwrap_or(rest.len());
-        let name = u64::from_str_radix(&rest[..digits], 16).ok().and_then(|id| self.statements.name_of(id));
+        let name = u64::from_str_radix(&rest[..digits], 16).ok().and_then(|id| {
+            let undone = self.undone_names.iter().find(|(undone, _)| *undone == id).map(|(_, name)| &**name);
+            undone.or_else(|| self.statements.name_of(id))
+        });
         match name {
             Some(name) => format!("{}{}{}", &text[..at], String::from_utf8_lossy(name), &rest[digits..]),
             None => text.to_owned(),

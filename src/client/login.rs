@@ -61,7 +61,11 @@ pub async fn serve(context: Rc<Context>, stream: Stream, peer: Address) {
     // Boxed: the login needs much room for a short time, an idle client should not.
     if let Some((slot, mut relay)) = Box::pin(open(&context, stream, &peer)).await {
         let _registered = Registered { context: context.clone(), slot };
-        let end = poll_fn(|cx| relay.poll(cx)).await;
+        let end = poll_fn(|cx| {
+            relay.cell.listen(cx);
+            relay.poll(cx)
+        })
+        .await;
         relay.finish(&end);
         log_end(&context, &relay.cell, &peer, &end);
     }
@@ -433,6 +437,8 @@ impl Session {
             footprint: Footprint::NOTHING,
             unnamed_here: false,
             unknown_name: Box::default(),
+            undone_names: Vec::new(),
+            spoiled: false,
             discarding: false,
             skip_to_sync: false,
             leaving: Leaving::No,

@@ -114,6 +114,11 @@ pub(super) struct Relay {
     pub(super) unnamed_here: bool,
     /// The client's name in the last message that named a statement it does not have.
     pub(super) unknown_name: Box<[u8]>,
+    /// Names that were taken back because their Parse was never reached, by statement: a later batch may still be told
+    /// about them.
+    pub(super) undone_names: Vec<(u64, Box<[u8]>)>,
+    /// The server is not to be used again, whatever state it seems to be in.
+    pub(super) spoiled: bool,
     /// The client discarded all: reports until ReadyForQuery tell the pool's values, not its own.
     pub(super) discarding: bool,
     /// An error of ours stands in for a reply: everything up to Sync is skipped.
@@ -196,6 +201,16 @@ impl Relay {
         }
     }
 
+    /// Notes what the client is doing. One that has closed its end is given a moment for whatever it still waits for.
+    #[inline]
+    pub(super) fn set_activity(&self, activity: Activity, now: Instant) {
+        let activity = match activity {
+            Activity::Active | Activity::Waiting if self.leaving == Leaving::HalfClosed => Activity::Closing,
+            activity => activity,
+        };
+        self.cell.set_activity(activity, now);
+    }
+
     #[inline]
     fn flush_client(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         if self.to_client.is_empty() {
@@ -242,7 +257,7 @@ impl Relay {
             }
             Poll::Ready(Ok(0)) => {
                 self.leaving = Leaving::HalfClosed;
-                self.cell.set_activity(Activity::Closing, Instant::now());
+                self.set_activity(self.cell.activity(), Instant::now());
                 Ok(progress)
             }
             Poll::Ready(Err(error)) => Err(End::Io(error)),
@@ -293,14 +308,13 @@ impl Relay {
                     }
                 }
                 Poll::Ready(Err(error)) => {
-                    self.cell.set_activity(Activity::Idle, now);
+                    self.set_activity(Activity::Idle, now);
                     self.fail_request(&error.into())?;
                     return Ok(false);
                 }
                 Poll::Pending => {
-                    if self.cell.activity() != Activity::Waiting {
-                        self.cell.listen(cx);
-                        self.cell.set_activity(Activity::Waiting, now);
+                    if !matches!(self.cell.activity(), Activity::Waiting | Activity::Closing) {
+                        self.set_activity(Activity::Waiting, now);
                         self.from_client.shrink(&self.context.buffers);
                     }
                     return Ok(false);
@@ -312,10 +326,12 @@ impl Relay {
     /// Takes the server on: what it lacks goes in front of the client's bytes.
     fn begin_lease(&mut self, mut lease: Lease, now: Instant) {
         self.shard.counters().leases.add(1);
-        self.cell.set_activity(Activity::Active, now);
+        self.set_activity(Activity::Active, now);
         self.leased_at = now;
         self.footprint = Footprint::NOTHING;
         self.unnamed_here = false;
+        self.spoiled = false;
+        self.undone_names.clear();
         if !Arc::ptr_eq(&lease.in_force, &self.settings) {
             let difference = lease.in_force.difference(&self.settings);
             if !difference.is_empty() {
@@ -370,11 +386,11 @@ impl Relay {
                     .hint("Use pool_mode = \"transaction\" for this database.");
                 return Err(End::Fatal(error));
             }
-            self.cell.set_activity(Activity::IdleInTransaction, Instant::now());
+            self.set_activity(Activity::IdleInTransaction, Instant::now());
             return Ok(());
         }
         let now = Instant::now();
-        self.cell.set_activity(Activity::Idle, now);
+        self.set_activity(Activity::Idle, now);
         if self.shard.with_policy(|policy| policy.mode) == PoolMode::Session {
             self.shard.counters().transactions.add(1);
             return Ok(());
@@ -390,7 +406,11 @@ impl Relay {
         counters.transactions.add(1);
         counters.transaction_us.add(now.saturating_duration_since(self.leased_at).as_micros() as u64);
         let plan = self.reset_plan();
-        lease.checkin(plan, now);
+        if self.spoiled {
+            lease.retire();
+        } else {
+            lease.checkin(plan, now);
+        }
     }
 
     /// What the server has to go through before the next client.
@@ -454,6 +474,7 @@ impl Relay {
         let keepable = self.reply == Body::None
             && boundaries <= 1
             && self.shard.with_policy(|policy| policy.mode) != PoolMode::Session;
+        // Nothing is left to cancel on it.
         lease.owed = Default::default();
         drop(lease);
 
@@ -465,7 +486,7 @@ impl Relay {
         if !keepable {
             return Err(End::Fatal(error));
         }
-        self.cell.set_activity(Activity::Idle, Instant::now());
+        self.set_activity(Activity::Idle, Instant::now());
         if in_transaction {
             self.lost = Some(Box::new(LostTransaction { error: None }));
         }
@@ -534,7 +555,7 @@ impl Relay {
         if self.cell.seat.is_waiting() {
             let now = Instant::now();
             self.shard.give_up(&self.cell.seat, now);
-            self.cell.set_activity(Activity::Idle, now);
+            self.set_activity(Activity::Idle, now);
             self.fail_request(&Error::new(Kind::Canceled, "canceling statement due to user request"))?;
         }
         Ok(())
@@ -551,11 +572,7 @@ impl Relay {
         let in_line = self.cell.seat.is_waiting();
         match self.leaving {
             Leaving::Terminated if !busy => Err(End::Terminated),
-            // A request that waits in line is not worth a server when nobody may be there to see the answer, unless
-            // the client took its leave in due form behind it.
-            Leaving::HalfClosed if !busy && !(in_line && self.from_client.bytes().ends_with(b"X\0\0\0\x04")) => {
-                Err(End::Closed)
-            }
+            Leaving::HalfClosed if !busy && !in_line => Err(End::Closed),
             Leaving::Draining if !busy && !in_line && (self.lease.is_none() || self.may_leave_session()) => {
                 let error = Error::new(Kind::Shutdown, "terminating connection due to administrator command");
                 Err(End::Fatal(error))

@@ -10,6 +10,7 @@ use crate::error::{Error, Kind};
 use crate::net::buffer::LARGE;
 use crate::protocol::frame::HEADER;
 use crate::protocol::{Header, TxStatus, backend, frontend};
+use crate::server::Has;
 use crate::server::owed::{Fake, Naming, Owed};
 use crate::session::classify::{begins_transaction, classify};
 use crate::session::statements::UNKNOWN_NAME;
@@ -22,6 +23,8 @@ use std::time::Instant;
 const SPILL_LIMIT: usize = LARGE;
 /// Longest Parse that is kept, so that its statement can follow the client to other servers.
 const PARSE_LIMIT: usize = 1 << 20;
+/// Names taken back that are remembered for error messages.
+const UNDONE_NAMES: usize = 64;
 /// Bytes of statements that one client may have prepared.
 const STATEMENTS_LIMIT: usize = 64 << 20;
 
@@ -33,6 +36,8 @@ enum Step {
     NeedMore,
     /// It needs a server.
     NeedServer,
+    /// What it means depends on replies that have not come yet.
+    NeedReplies,
 }
 
 impl Relay {
@@ -51,7 +56,7 @@ impl Relay {
             let step = if self.lease.is_some() { self.forward_message()? } else { self.local_message()? };
             match step {
                 Step::Done => progress = true,
-                Step::NeedMore => break,
+                Step::NeedMore | Step::NeedReplies => break,
                 Step::NeedServer => {
                     if !self.check_out(cx)? {
                         break;
@@ -183,8 +188,8 @@ impl Relay {
     /// A message of a client that has a server.
     fn forward_message(&mut self) -> Result<Step, End> {
         let Some(header) = self.header()? else { return Ok(Step::NeedMore) };
-        if self.cell.activity() != Activity::Active {
-            self.cell.set_activity(Activity::Active, Instant::now());
+        if matches!(self.cell.activity(), Activity::Idle | Activity::IdleInTransaction) {
+            self.set_activity(Activity::Active, Instant::now());
         }
         match header.tag {
             b'd' => {
@@ -216,6 +221,10 @@ impl Relay {
     fn forward_request(&mut self, header: Header) -> Result<Step, End> {
         match header.tag {
             b'Q' => {
+                if self.lease.as_ref().is_some_and(|lease| lease.owed.is_unsynced()) {
+                    // PostgreSQL 18.4 reports `I` after it and fails the next statement with "unexpected state STARTED".
+                    self.spoiled = true;
+                }
                 self.judge_query(header);
                 self.statements.set(b"", None);
                 self.owe(Owed::Query);
@@ -272,6 +281,9 @@ impl Relay {
             Owed::Parse(naming) => {
                 if let Some(id) = naming.prepares {
                     lease.prepared.pop(&id);
+                    if self.undone_names.len() < UNDONE_NAMES {
+                        self.undone_names.push((id, naming.name.clone()));
+                    }
                 }
                 if naming.name.is_empty() {
                     // A Parse that fails destroys the unnamed statement; one that is skipped does not.
@@ -288,8 +300,8 @@ impl Relay {
             Owed::Prepare(id) => {
                 lease.prepared.pop(&id);
             }
-            Owed::Evict(id) => {
-                lease.prepared.put(id, ());
+            Owed::Evict(id) if id != 0 => {
+                lease.prepared.put(id, None);
             }
             _ => {}
         }
@@ -365,6 +377,10 @@ impl Relay {
     }
 
     fn parse_named(&mut self, header: Header, name: Box<[u8]>, statement: Arc<Statement>) -> Result<Step, End> {
+        let unsettled = self.lease.as_ref().is_some_and(|lease| lease.owed.unsettled(&name).is_some());
+        if unsettled {
+            return Ok(Step::NeedReplies);
+        }
         if let Some(existing) = self.statements.get(&name).cloned() {
             // The server refuses it, in PostgreSQL's own order of checks, because it has a statement of that name.
             self.prepare_on_server(&existing);
@@ -380,17 +396,18 @@ impl Relay {
             return Err(End::Fatal(error));
         }
         let Some(lease) = &mut self.lease else { return Ok(Step::NeedServer) };
+        let (has, status) = (lease.has(statement.id()), lease.status);
         let previous = self.statements.set(&name, Some(statement.clone()));
-        if lease.status != TxStatus::Failed && lease.prepared.get(&statement.id()).is_some() {
+        if has == Has::Yes && status != TxStatus::Failed {
             let naming = Box::new(Naming { name, previous, prepares: None });
             self.owe(Owed::Fake(Fake::ParseComplete, naming));
             self.drop_message(header);
             return Ok(Step::Done);
         }
-        let prepares = (lease.prepared.get(&statement.id()).is_none()).then(|| statement.id());
-        self.make_room();
-        if let (Some(id), Some(lease)) = (prepares, &mut self.lease) {
-            lease.prepared.put(id, ());
+        // In a failed transaction the server refuses it before it sees that it has it.
+        let prepares = (has != Has::Yes).then(|| statement.id());
+        if prepares.is_some() {
+            self.expect_statement(has, statement.id());
         }
         self.shard.counters().server_parses.add(1);
         self.owe(Owed::Parse(Box::new(Naming { name, previous, prepares })));
@@ -437,15 +454,10 @@ impl Relay {
         }
         let portal: Box<[u8]> = portal.into();
         let name: Box<[u8]> = name.into();
-        let statement = self.statement_for(&name);
-        let server_name = if name.is_empty() && statement.is_some() {
-            &[]
-        } else {
-            statement.as_ref().map_or(UNKNOWN_NAME, |statement| statement.name())
-        };
+        let Some(server_name) = self.server_name(&name) else { return Ok(Step::NeedReplies) };
         self.owe(Owed::Bind);
         let rest = header.body as usize - names;
-        frontend::bind_prefix(self.to_server.insert(&mut self.from_client), &portal, server_name, rest);
+        frontend::bind_prefix(self.to_server.insert(&mut self.from_client), &portal, &server_name, rest);
         self.to_server.skip(&mut self.from_client, HEADER + names);
         self.request = if rest == 0 { Body::None } else { Body::Forward(rest) };
         if !self.input().is_empty() {
@@ -454,11 +466,24 @@ impl Relay {
         Ok(Step::Done)
     }
 
-    /// The statement that the client calls `name`, made sure to be on the server.
-    fn statement_for(&mut self, name: &[u8]) -> Option<Arc<Statement>> {
+    /// What the server calls the statement that the client calls `name`; it is made sure to be there. `None` while that
+    /// depends on replies that have not come yet.
+    fn server_name(&mut self, name: &[u8]) -> Option<Box<[u8]>> {
+        let lease = self.lease.as_ref()?;
+        let told_by_server = match lease.owed.unsettled(name) {
+            Some((_, false)) => return None,
+            Some((_, true)) => true,
+            None => false,
+        };
         let Some(statement) = self.statements.get(name).cloned() else {
+            if name.is_empty() {
+                // Another client may have left one there: this one has none.
+                frontend::close_statement(self.to_server.insert(&mut self.from_client), b"");
+                self.owe(Owed::Evict(0));
+                return Some(Box::default());
+            }
             self.unknown_name = name.into();
-            return None;
+            return Some(UNKNOWN_NAME.into());
         };
         self.judge_statement(&statement);
         if name.is_empty() {
@@ -466,25 +491,41 @@ impl Relay {
             self.owe(Owed::Prepare(0));
             frontend::parse(self.to_server.insert(&mut self.from_client), b"", statement.rest());
             self.unnamed_here = true;
-        } else {
+            return Some(Box::default());
+        }
+        // If the batch that prepares it fails before it comes to that, this message is to fail too.
+        if !told_by_server {
             self.prepare_on_server(&statement);
         }
-        Some(statement)
+        Some(statement.name().into())
     }
 
     /// Prepares a statement in front of the message that needs it, unless the server has it.
     fn prepare_on_server(&mut self, statement: &Arc<Statement>) {
         let Some(lease) = &mut self.lease else { return };
-        if lease.prepared.get(&statement.id()).is_some() {
+        let has = lease.has(statement.id());
+        if has == Has::Yes {
             return;
         }
-        self.make_room();
+        self.expect_statement(has, statement.id());
         self.shard.counters().server_parses.add(1);
-        if let Some(lease) = &mut self.lease {
-            lease.prepared.put(statement.id(), ());
-        }
         self.owe(Owed::Prepare(statement.id()));
         frontend::parse(self.to_server.insert(&mut self.from_client), statement.name(), statement.rest());
+    }
+
+    /// Makes room for a statement that is about to be prepared on the server, and its name free.
+    fn expect_statement(&mut self, has: Has, id: u64) {
+        if has == Has::Perhaps {
+            // Whether it is there or not, after a Close it is not.
+            let name = Statement::name_of(id);
+            frontend::close_statement(self.to_server.insert(&mut self.from_client), name.as_bytes());
+            self.owe(Owed::Evict(0));
+        } else {
+            self.make_room();
+        }
+        if let Some(lease) = &mut self.lease {
+            lease.will_have(id);
+        }
     }
 
     /// Closes the server's least recently used statement if it has as many as it may have.
@@ -493,7 +534,7 @@ impl Relay {
         if lease.prepared.len() < lease.prepared.cap().get() {
             return;
         }
-        if let Some((id, ())) = lease.prepared.pop_lru() {
+        if let Some((id, _)) = lease.prepared.pop_lru() {
             let name = Statement::name_of(id);
             frontend::close_statement(self.to_server.insert(&mut self.from_client), name.as_bytes());
             self.owe(Owed::Evict(id));
@@ -513,14 +554,9 @@ impl Relay {
                     self.pass(header);
                     return Ok(Step::Done);
                 }
-                let statement = self.statement_for(&name);
-                let server_name = match &statement {
-                    Some(_) if name.is_empty() => &[],
-                    Some(statement) => statement.name(),
-                    None => UNKNOWN_NAME,
-                };
+                let Some(server_name) = self.server_name(&name) else { return Ok(Step::NeedReplies) };
                 self.owe(Owed::DescribeStatement);
-                frontend::describe_statement(self.to_server.insert(&mut self.from_client), server_name);
+                frontend::describe_statement(self.to_server.insert(&mut self.from_client), &server_name);
                 self.drop_message(header);
             }
             Some((b'S', name)) => {

@@ -46,8 +46,8 @@ pub struct Server {
     pub owed: OwedQueue,
     /// What its last ReadyForQuery said.
     pub status: TxStatus,
-    /// Ids of the statements prepared on it, by last use.
-    pub prepared: LruCache<u64, ()>,
+    /// Statements prepared on it, by last use.
+    pub prepared: Prepared,
     /// The settings in force on top of its pool's.
     pub in_force: Arc<Settings>,
     /// What it has reported of itself.
@@ -68,6 +68,20 @@ pub struct Server {
     pub checked_at: Instant,
 }
 
+/// The statements prepared on a server, by id: confirmed, or with the number of the batch that is to prepare them.
+pub type Prepared = LruCache<u64, Option<u32>>;
+
+/// Whether a server has a statement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Has {
+    /// It does, or the message that needs it will fail together with the one that prepares it.
+    Yes,
+    /// An earlier batch is to prepare it, and may fail before it comes to that.
+    Perhaps,
+    /// It does not.
+    No,
+}
+
 /// What [`Server::run`] brought back.
 #[derive(Debug, Default)]
 pub struct Reply {
@@ -78,8 +92,33 @@ pub struct Reply {
 impl Server {
     /// A fresh LRU of prepared statements.
     #[must_use]
-    pub fn new_prepared(limit: u32) -> LruCache<u64, ()> {
+    pub fn new_prepared(limit: u32) -> Prepared {
         LruCache::new(NonZeroUsize::new(limit as usize).unwrap_or(NonZeroUsize::MIN))
+    }
+
+    /// Whether it has the statement of this id; that counts as a use.
+    #[inline]
+    pub fn has(&mut self, id: u64) -> Has {
+        match self.prepared.get(&id) {
+            Some(None) => Has::Yes,
+            Some(Some(batch)) if *batch == self.owed.batch() => Has::Yes,
+            Some(Some(_)) => Has::Perhaps,
+            None => Has::No,
+        }
+    }
+
+    /// Notes that the batch being sent prepares the statement of this id.
+    pub fn will_have(&mut self, id: u64) {
+        let batch = self.owed.batch();
+        self.prepared.put(id, Some(batch));
+    }
+
+    /// Notes that a ParseComplete has come.
+    #[inline]
+    pub fn confirm_prepared(&mut self) {
+        if let Some(batch) = self.owed.confirming().and_then(|id| self.prepared.peek_mut(&id)) {
+            *batch = None;
+        }
     }
 
     /// Whether it may be lent out: everything answered, no transaction open.

@@ -75,6 +75,16 @@ pub enum Verdict {
     Violation,
 }
 
+impl Owed {
+    /// The change of the client's names that it stands for.
+    fn naming(&self) -> Option<&Naming> {
+        match self {
+            Owed::Parse(naming) | Owed::Fake(_, naming) => Some(naming),
+            _ => None,
+        }
+    }
+}
+
 /// The queue.
 #[derive(Debug, Default)]
 pub struct OwedQueue {
@@ -84,6 +94,10 @@ pub struct OwedQueue {
     /// The server skips everything up to the next Sync, which has not been sent yet.
     skipping: bool,
     copy: CopyIn,
+    /// How many entries in the queue change a client's names.
+    namings: usize,
+    /// Counts the batches that a Sync has ended.
+    batch: u32,
 }
 
 /// Where a COPY FROM STDIN stands.
@@ -109,6 +123,7 @@ impl OwedQueue {
                 }
                 self.unsynced = false;
                 self.skipping = false;
+                self.batch = self.batch.wrapping_add(1) & (u32::MAX >> 1);
             }
             _ if self.skipping => return Some(owed),
             Owed::Query | Owed::FunctionCall => self.unsynced = false,
@@ -122,8 +137,46 @@ impl OwedQueue {
             }
             _ => self.unsynced = true,
         }
+        self.namings += usize::from(owed.naming().is_some());
         self.queue.push_back(owed);
         None
+    }
+
+    /// The number of the batch that is being sent. Never 0.
+    #[must_use]
+    pub fn batch(&self) -> u32 {
+        self.batch + 1
+    }
+
+    /// Whether a batch that has ended, and is not answered yet, may or may not change what the client calls `name`.
+    /// The last such change, with `true` if the server itself will tell how it ended.
+    #[must_use]
+    pub fn unsettled(&self, name: &[u8]) -> Option<(&Naming, bool)> {
+        if self.namings == 0 {
+            return None;
+        }
+        let mut ended = false;
+        self.queue.iter().rev().find_map(|owed| {
+            ended |= matches!(owed, Owed::Sync);
+            let naming = owed.naming().filter(|naming| ended && *naming.name == *name)?;
+            Some((naming, matches!(owed, Owed::Parse(_)) && naming.prepares.is_some()))
+        })
+    }
+
+    /// The statement that a ParseComplete now confirms to be on the server.
+    #[must_use]
+    pub fn confirming(&self) -> Option<u64> {
+        match self.queue.front() {
+            Some(Owed::Prepare(id)) => Some(*id),
+            Some(Owed::Parse(naming)) => naming.prepares,
+            _ => None,
+        }
+    }
+
+    /// Whether a batch is open.
+    #[must_use]
+    pub fn is_unsynced(&self) -> bool {
+        self.unsynced
     }
 
     /// Notes a Flush: it earns nothing but belongs to a batch that has not ended.
@@ -169,7 +222,7 @@ impl OwedQueue {
     pub fn next_fake(&mut self) -> Option<Fake> {
         match self.queue.front() {
             Some(&Owed::Fake(fake, _)) => {
-                self.queue.pop_front();
+                self.pop();
                 Some(fake)
             }
             _ => None,
@@ -202,7 +255,7 @@ impl OwedQueue {
             _ => {}
         }
         if ends {
-            self.queue.pop_front();
+            self.pop();
             self.drop_stale_copy_end();
         }
         verdict
@@ -241,10 +294,18 @@ impl OwedQueue {
             self.unsynced = true;
         }
         let mut gone: Vec<Owed> = self.queue.drain(..end).collect();
+        self.namings -= gone.iter().filter(|owed| owed.naming().is_some()).count();
         while let Some(owed) = gone.pop() {
             skipped(gone.is_empty(), owed);
         }
         verdict
+    }
+
+    #[inline]
+    fn pop(&mut self) {
+        if self.queue.pop_front().is_some_and(|owed| owed.naming().is_some()) {
+            self.namings -= 1;
+        }
     }
 
     fn copy_in_begins(&mut self) {
@@ -425,6 +486,25 @@ mod tests {
         assert_eq!(owed.next_fake(), Some(Fake::ParseComplete));
         assert_eq!(owed.next_fake(), None);
         assert_eq!(owed.ready(), Verdict::Forward);
+    }
+
+    #[test]
+    fn a_name_is_unsettled_while_a_batch_that_has_ended_may_change_it() {
+        let parse = Owed::Parse(Box::new(Naming { name: b"a"[..].into(), previous: None, prepares: Some(7) }));
+        let mut owed = queue([parse]);
+        assert!(owed.unsettled(b"a").is_none(), "what follows in the same batch fails together with it");
+        owed.push(Owed::Sync);
+        assert!(owed.unsettled(b"a").is_some_and(|(naming, told)| naming.prepares == Some(7) && told));
+        assert!(owed.unsettled(b"b").is_none());
+        owed.push(Owed::Fake(Fake::CloseComplete, naming("b")));
+        owed.push(Owed::Sync);
+        assert!(owed.unsettled(b"b").is_some_and(|(_, told)| !told));
+        assert_eq!(owed.confirming(), Some(7));
+        assert_eq!(owed.reply(b'1'), Verdict::Forward);
+        assert_eq!(owed.ready(), Verdict::Forward);
+        assert!(owed.unsettled(b"a").is_none());
+        assert_eq!(owed.next_fake(), Some(Fake::CloseComplete));
+        assert_eq!((owed.ready(), owed.namings), (Verdict::Forward, 0));
     }
 
     #[test]

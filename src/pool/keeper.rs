@@ -4,6 +4,7 @@
 //! client that leaves takes nothing down with it.
 
 use crate::pool::budget::Permit;
+use crate::pool::shard::PATIENCE;
 use crate::pool::{CheckoutError, Lease, Pooled, Shard, jitter};
 use crate::protocol::TxStatus;
 use crate::server::{Server, ServerError, cancel, login};
@@ -15,7 +16,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 /// How long a statement of pgvalet's own may take before its server is given up.
 const OWN_QUERY_LIMIT: Duration = Duration::from_secs(30);
@@ -39,6 +40,8 @@ pub(crate) enum Job {
     Abandon(Box<Pooled>),
     /// Look whether clients in line can get servers now.
     Demand,
+    /// The same, when the first in line has been patient for a moment.
+    LookAgain,
 }
 
 /// Counts a connect under way in its shard.
@@ -72,6 +75,11 @@ pub(crate) async fn run(mut jobs: UnboundedReceiver<(Rc<Shard>, Job)>, keys: Arc
                 Job::RollBack(lease, plan) => roll_back(lease, &plan).await,
                 Job::Abandon(pooled) => abandon(pooled).await,
                 Job::Demand => shard.demand(Instant::now()),
+                Job::LookAgain => {
+                    sleep(PATIENCE).await;
+                    shard.looking_again.set(false);
+                    shard.demand(Instant::now());
+                }
             }
         });
     }

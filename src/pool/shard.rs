@@ -19,6 +19,11 @@ use tokio::sync::mpsc::UnboundedSender;
 
 /// Connects that one worker has under way for one pool.
 const PARALLEL_CONNECTS: u32 = 8;
+/// How long a client waits for a server of its own worker before an idle one is taken over from another. Moving a server
+/// costs about as much as two transactions, and under load it would soon be moved back.
+pub(crate) const PATIENCE: Duration = Duration::from_millis(1);
+/// Pause between two servers that a busy worker gives away.
+const GENEROSITY: Duration = Duration::from_millis(10);
 /// Bytes of statement texts kept by a shard for the next client that prepares the same.
 const INTERNER_BUDGET: usize = 16 << 20;
 /// Sets of startup settings whose effect is remembered.
@@ -41,6 +46,9 @@ pub struct Shard {
     pub interner: RefCell<Interner>,
     facts: RefCell<(u32, Arc<CatalogFacts>)>,
     busy_since_probe: Cell<bool>,
+    /// Whether the keeper will look again whether another worker has a server to spare.
+    pub(crate) looking_again: Cell<bool>,
+    last_gift: Cell<Option<Instant>>,
 }
 
 impl Shard {
@@ -62,6 +70,8 @@ impl Shard {
             accepted: RefCell::new(LruCache::new(ACCEPTED_SETTINGS)),
             interner: RefCell::new(Interner::new(INTERNER_BUDGET)),
             busy_since_probe: Cell::new(false),
+            looking_again: Cell::new(false),
+            last_gift: Cell::new(None),
         })
     }
 
@@ -214,7 +224,25 @@ impl Shard {
         // Another worker that puts a server down now sees our line, or we see the server.
         fence(Ordering::SeqCst);
         self.connect_for(wanted, 0, now);
-        while !self.line.borrow().is_empty() && self.take_over(now) {}
+        let servers = self.pool.branches[self.worker].idle.status().size;
+        while self.has_impatient(now, servers == 0) && self.take_over(now) {}
+        if !self.line.borrow().is_empty() && self.others_have_servers() && !self.looking_again.replace(true) {
+            self.keep(Job::LookAgain);
+        }
+    }
+
+    fn others_have_servers(&self) -> bool {
+        let mut others = self.pool.branches.iter().enumerate().filter(|(other, _)| *other != self.worker);
+        others.any(|(_, branch)| branch.idle.status().size > 0)
+    }
+
+    /// Whether somebody in line is to have a server of another worker: one who waited for long enough, or anybody if
+    /// no server can come back to this worker.
+    fn has_impatient(&self, now: Instant, none_here: bool) -> bool {
+        self.line
+            .borrow()
+            .front()
+            .is_some_and(|first| none_here || now.saturating_duration_since(first.arrival()) >= PATIENCE)
     }
 
     /// Starts connects until `wanted` are under way or no more are allowed.
@@ -285,7 +313,7 @@ impl Shard {
         if let Some(own) = own {
             if self.pool.others_waiting(self.worker) != 0
                 && let Some((other, arrival)) = self.pool.oldest_elsewhere(self.worker)
-                && is_much_older(arrival, own, micros(now))
+                && self.should_give(other, arrival, own, now)
             {
                 self.hand_over(lease, other);
                 return;
@@ -300,7 +328,7 @@ impl Shard {
         lease.put_down();
         fence(Ordering::SeqCst);
         if self.pool.others_waiting(self.worker) != 0 {
-            self.share();
+            self.share(now);
         }
     }
 
@@ -310,9 +338,27 @@ impl Shard {
         (over || self.pool.is_retired()) && self.line.borrow().is_empty()
     }
 
-    /// Hands an idle server of this worker to another's first in line.
-    fn share(self: &Rc<Shard>) {
-        if let Some((other, _)) = self.pool.oldest_elsewhere(self.worker)
+    /// Whether another worker's first in line has waited so much longer than ours that it is to have the server.
+    fn should_give(&self, other: usize, arrival: u64, own: u64, now: Instant) -> bool {
+        let (now_us, own_wait) = (micros(now), micros(now).saturating_sub(own));
+        let wait = now_us.saturating_sub(arrival);
+        if self.pool.branches[other].idle.status().size == 0 {
+            return wait > own_wait + own_wait / 4 + 1_000;
+        }
+        let is_due = self.last_gift.get().is_none_or(|last| now.saturating_duration_since(last) >= GENEROSITY);
+        let give = is_due && wait > own_wait + own_wait / 4 + 2_000;
+        if give {
+            self.last_gift.set(Some(now));
+        }
+        give
+    }
+
+    /// Hands an idle server of this worker to another's first in line, if it cannot count on one of its own. Else it
+    /// takes one over itself when it has waited for long enough.
+    fn share(self: &Rc<Shard>, now: Instant) {
+        if let Some((other, arrival)) = self.pool.oldest_elsewhere(self.worker)
+            && (self.pool.branches[other].idle.status().size == 0
+                || micros(now).saturating_sub(arrival) >= PATIENCE.as_micros() as u64)
             && let Ok(object) = self.pool.branches[self.worker].idle.try_get()
         {
             self.hand_over(Lease::new(object, self.clone()), other);
@@ -354,10 +400,4 @@ impl Shard {
     pub(crate) fn take_busy(&self) -> bool {
         self.busy_since_probe.replace(false)
     }
-}
-
-/// Whether another worker's first in line has waited so much longer than ours that moving a server is worth it.
-fn is_much_older(other: u64, own: u64, now: u64) -> bool {
-    let own_wait = now.saturating_sub(own);
-    now.saturating_sub(other) > own_wait + own_wait / 4 + 1000
 }

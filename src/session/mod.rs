@@ -3,6 +3,7 @@
 pub mod catalog;
 pub mod classify;
 pub mod footprint;
+pub mod lexer;
 pub mod settings;
 pub mod statements;
 

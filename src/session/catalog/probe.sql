@@ -3,19 +3,32 @@ WITH size AS MATERIALIZED (
     FROM pg_catalog.pg_class
     WHERE relkind OPERATOR(pg_catalog.=) ANY ('{r,p,v,m,f,S}'::pg_catalog."char"[])
 ), stateful AS MATERIALIZED (
-    -- Built-in functions that may leave something behind, and how a stored expression refers to them.
-    SELECT oid, ':funcid ' OPERATOR(pg_catalog.||) oid::pg_catalog.text OPERATOR(pg_catalog.||) ' ' AS mark
+    -- Built-in functions that may leave something behind.
+    SELECT oid, proname OPERATOR(pg_catalog.=) 'nextval' AS sequence
     FROM pg_catalog.pg_proc
     WHERE oid OPERATOR(pg_catalog.<) '16384'::pg_catalog.oid
         AND (provolatile OPERATOR(pg_catalog.=) 'v' OR proname::pg_catalog.text OPERATOR(pg_catalog.~) '_to_xml')
         AND NOT proname OPERATOR(pg_catalog.=) ANY (ARRAY[
             'clock_timestamp', 'currval', 'gen_random_uuid', 'lastval', 'pg_advisory_xact_lock', 'pg_notify',
             'pg_sleep', 'random', 'random_normal', 'timeofday', 'uuidv4', 'uuidv7']::pg_catalog.name[])
-), pattern AS MATERIALIZED (
-    SELECT ':funcid (' OPERATOR(pg_catalog.||)
-        pg_catalog.string_agg(oid::pg_catalog.text, '|') OPERATOR(pg_catalog.||) ') ' AS any_stateful
-    FROM stateful
-    WHERE NOT oid OPERATOR(pg_catalog.=) 'pg_catalog.nextval(pg_catalog.regclass)'::pg_catalog.regprocedure::pg_catalog.oid
+), expressions AS (
+    SELECT 'pg_catalog.pg_attrdef'::pg_catalog.regclass::pg_catalog.oid AS classid, oid AS objid,
+        adbin::pg_catalog.text AS tree
+    FROM pg_catalog.pg_attrdef WHERE (SELECT fits FROM size)
+    UNION ALL
+    SELECT 'pg_catalog.pg_constraint'::pg_catalog.regclass::pg_catalog.oid, oid, conbin::pg_catalog.text
+    FROM pg_catalog.pg_constraint WHERE contype OPERATOR(pg_catalog.=) 'c' AND (SELECT fits FROM size)
+    UNION ALL
+    SELECT 'pg_catalog.pg_type'::pg_catalog.regclass::pg_catalog.oid, oid, typdefaultbin::pg_catalog.text
+    FROM pg_catalog.pg_type WHERE typdefaultbin IS NOT NULL AND oid OPERATOR(pg_catalog.>=) '16384'::pg_catalog.oid
+), calls AS MATERIALIZED (
+    -- Stored expressions that call one of those. In the text of a tree a call is `:funcid` and the oid.
+    SELECT e.classid, e.objid, pg_catalog.bool_and(s.sequence) AS only_sequence
+    FROM expressions e
+    CROSS JOIN LATERAL pg_catalog.regexp_matches(e.tree, ':funcid ([0-9]+)', 'g') AS call (parts)
+    JOIN stateful s ON s.oid OPERATOR(pg_catalog.=) call.parts[1]::pg_catalog.oid
+    WHERE pg_catalog.strpos(e.tree, ':funcid ') OPERATOR(pg_catalog.>) 0
+    GROUP BY e.classid, e.objid
 ), untrusted_plain AS MATERIALIZED (
     -- User-defined functions other than C or internal code that says it is not volatile. Functions with an argument of
     -- type internal cannot be called from SQL; those of uuid-ossp and pgcrypto are volatile because they are random.
@@ -75,34 +88,26 @@ WHERE a.attidentity OPERATOR(pg_catalog.<>) '' AND (SELECT fits FROM size)
 
 UNION ALL
 SELECT 'mark', '', d.adrelid::pg_catalog.text,
-    CASE
-        WHEN u.objid IS NOT NULL THEN 'rw'
-        WHEN d.adbin::pg_catalog.text OPERATOR(pg_catalog.~) (SELECT any_stateful FROM pattern) THEN 'rw'
-        ELSE 's'
-    END
-FROM pg_catalog.pg_attrdef d
-LEFT JOIN uses u ON u.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_attrdef'::pg_catalog.regclass
-    AND u.objid OPERATOR(pg_catalog.=) d.oid
-WHERE (SELECT fits FROM size)
-    AND (u.objid IS NOT NULL OR d.adbin::pg_catalog.text OPERATOR(pg_catalog.~) (SELECT any_stateful FROM pattern)
-        OR pg_catalog.strpos(d.adbin::pg_catalog.text, (SELECT mark FROM stateful WHERE oid OPERATOR(pg_catalog.=)
-            'pg_catalog.nextval(pg_catalog.regclass)'::pg_catalog.regprocedure::pg_catalog.oid))
-            OPERATOR(pg_catalog.>) 0)
+    CASE WHEN f.only_sequence THEN 's' WHEN a.attgenerated OPERATOR(pg_catalog.=) '' THEN 'w' ELSE 'rw' END
+FROM (
+    SELECT classid, objid, only_sequence FROM calls
+    UNION ALL
+    SELECT classid, objid, false FROM uses
+) f
+JOIN pg_catalog.pg_attrdef d ON d.oid OPERATOR(pg_catalog.=) f.objid
+JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) d.adrelid
+    AND a.attnum OPERATOR(pg_catalog.=) d.adnum
+WHERE f.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_attrdef'::pg_catalog.regclass::pg_catalog.oid
+    AND (SELECT fits FROM size)
 
 UNION ALL
 -- Check constraints, of a domain where there is no relation.
 SELECT CASE WHEN c.conrelid OPERATOR(pg_catalog.=) '0'::pg_catalog.oid THEN 'dirty' ELSE 'mark' END,
-    'constraint of a domain', c.conrelid::pg_catalog.text, 'rw'
-FROM pg_catalog.pg_constraint c
-LEFT JOIN uses u ON u.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_constraint'::pg_catalog.regclass
-    AND u.objid OPERATOR(pg_catalog.=) c.oid
-WHERE (SELECT fits FROM size)
-    AND (u.objid IS NOT NULL
-        OR c.contype OPERATOR(pg_catalog.=) 'c' AND (
-            c.conbin::pg_catalog.text OPERATOR(pg_catalog.~) (SELECT any_stateful FROM pattern)
-            OR c.conbin::pg_catalog.text OPERATOR(pg_catalog.~) (SELECT pg_catalog.string_agg(mark, '|') FROM stateful
-                WHERE oid OPERATOR(pg_catalog.=)
-                    'pg_catalog.nextval(pg_catalog.regclass)'::pg_catalog.regprocedure::pg_catalog.oid)))
+    'check constraint', c.conrelid::pg_catalog.text, 'rw'
+FROM (SELECT classid, objid FROM calls UNION ALL SELECT classid, objid FROM uses) f
+JOIN pg_catalog.pg_constraint c ON c.oid OPERATOR(pg_catalog.=) f.objid
+WHERE f.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_constraint'::pg_catalog.regclass::pg_catalog.oid
+    AND (SELECT fits FROM size)
 
 UNION ALL
 -- Indexes and partition keys.
@@ -170,8 +175,6 @@ WHERE c.oid OPERATOR(pg_catalog.>=) '16384'::pg_catalog.oid
     AND (s.oid IS NOT NULL OR t.typtype OPERATOR(pg_catalog.=) 'c')
 
 UNION ALL
-SELECT 'dirty', 'default of a domain', '', ''
-FROM pg_catalog.pg_type t
-WHERE t.typdefaultbin IS NOT NULL AND t.oid OPERATOR(pg_catalog.>=) '16384'::pg_catalog.oid
-    AND t.typdefaultbin::pg_catalog.text OPERATOR(pg_catalog.~) (
-        SELECT pg_catalog.string_agg(mark, '|') FROM stateful)
+SELECT DISTINCT 'dirty', 'default of a domain', '', ''
+FROM calls
+WHERE classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_type'::pg_catalog.regclass::pg_catalog.oid

@@ -46,8 +46,13 @@ impl Admin {
         match words {
             [] => out.extend_from_slice(&[b'I', 0, 0, 0, 4]),
             ["show", "help"] => {
-                let notice =
-                    ErrorMessage { severity: "NOTICE", code: "00000", message: "Console usage", detail: Some(HELP), hint: None };
+                let notice = ErrorMessage {
+                    severity: "NOTICE",
+                    code: "00000",
+                    message: "Console usage",
+                    detail: Some(HELP),
+                    hint: None,
+                };
                 notice.write(out);
                 backend::command_complete(out, "SHOW");
             }
@@ -58,7 +63,11 @@ impl Admin {
                     "resets" => tables::resets(&self.registry),
                     "workers" => tables::workers(&self.control.worker_loads()),
                     "version" => Table::single("version", concat!("pgvalet ", env!("CARGO_PKG_VERSION"))),
-                    _ => return Err(Error::new(Kind::Unsupported, format!("SHOW {what} is not known")).hint(HELP)),
+                    _ => {
+                        return Err(
+                            Error::new(Kind::Unsupported, format!("SHOW {what} is not known")).hint(HELP)
+                        );
+                    }
                 };
                 table.write(out);
                 backend::command_complete(out, "SHOW");

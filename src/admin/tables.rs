@@ -39,7 +39,9 @@ impl Table {
 pub fn stats(registry: &Registry) -> Table {
     let mut by_database: BTreeMap<String, Vec<u64>> = BTreeMap::new();
     for pool in registry.pools() {
-        let sums = by_database.entry(pool.key.database.to_string()).or_insert_with(|| vec![0; PoolCounters::NAMES.len()]);
+        let sums = by_database
+            .entry(pool.key.database.to_string())
+            .or_insert_with(|| vec![0; PoolCounters::NAMES.len()]);
         for branch in &pool.branches {
             for (sum, value) in sums.iter_mut().zip(branch.counters.values()) {
                 *sum = sum.wrapping_add(value);
@@ -102,7 +104,9 @@ pub fn resets(registry: &Registry) -> Table {
     let rows = counts
         .into_iter()
         .filter(|(_, count)| *count > 0)
-        .map(|((database, index), count)| vec![database, Footprint::ALL_REASONS[index].to_owned(), count.to_string()])
+        .map(|((database, index), count)| {
+            vec![database, Footprint::ALL_REASONS[index].to_owned(), count.to_string()]
+        })
         .collect();
     Table { columns: vec![("database", TEXT), ("reason", TEXT), ("resets", INT8)], rows }
 }
@@ -110,6 +114,7 @@ pub fn resets(registry: &Registry) -> Table {
 /// SHOW WORKERS: clients by worker.
 #[must_use]
 pub fn workers(loads: &[u32]) -> Table {
-    let rows = loads.iter().enumerate().map(|(worker, load)| vec![worker.to_string(), load.to_string()]).collect();
+    let rows =
+        loads.iter().enumerate().map(|(worker, load)| vec![worker.to_string(), load.to_string()]).collect();
     Table { columns: vec![("worker", INT8), ("clients", INT8)], rows }
 }

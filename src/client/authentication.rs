@@ -70,9 +70,9 @@ async fn derive(
         return Ok(known);
     }
     let password = password.clone();
-    tokio::task::spawn_blocking(move || keys.get_or_derive(&password, &salt, iterations))
-        .await
-        .map_err(|_| Refusal::Error(Error::new(Kind::Internal, "the derivation of SCRAM keys was interrupted")))
+    tokio::task::spawn_blocking(move || keys.get_or_derive(&password, &salt, iterations)).await.map_err(
+        |_| Refusal::Error(Error::new(Kind::Internal, "the derivation of SCRAM keys was interrupted")),
+    )
 }
 
 async fn scram(connection: &mut Connection, name: &str, credentials: Credentials) -> Result<(), Refusal> {

@@ -158,14 +158,20 @@ impl ClientCell {
             Activity::Login | Activity::Waiting => return None,
             Activity::Idle => (limits.client_idle_timeout, || {
                 Verdict::End(
-                    Error::new(Kind::IdleSession, "client_idle_timeout: the connection was idle for too long")
-                        .hint("Reconnect, or raise client_idle_timeout."),
+                    Error::new(
+                        Kind::IdleSession,
+                        "client_idle_timeout: the connection was idle for too long",
+                    )
+                    .hint("Reconnect, or raise client_idle_timeout."),
                 )
             }),
             Activity::Active => (limits.query_timeout, || {
                 Verdict::End(
-                    Error::new(Kind::QueryTimeout, "query_timeout: the query ran for too long and was canceled")
-                        .hint("Make the query faster, or raise query_timeout."),
+                    Error::new(
+                        Kind::QueryTimeout,
+                        "query_timeout: the query ran for too long and was canceled",
+                    )
+                    .hint("Make the query faster, or raise query_timeout."),
                 )
             }),
             Activity::IdleInTransaction => (limits.idle_transaction_timeout, || {

@@ -8,7 +8,11 @@ use bytes::BytesMut;
 use std::rc::Rc;
 
 /// Serves the console until the client leaves. The user has proved who it is.
-pub(super) async fn serve(context: &Rc<Context>, connection: &mut Connection, user: &str) -> Result<(), Refusal> {
+pub(super) async fn serve(
+    context: &Rc<Context>,
+    connection: &mut Connection,
+    user: &str,
+) -> Result<(), Refusal> {
     let config = context.config();
     let is_admin = config.general.admin_users.iter().any(|name| name == user);
     if !is_admin && !config.general.stats_users.iter().any(|name| name == user) {
@@ -20,7 +24,9 @@ pub(super) async fn serve(context: &Rc<Context>, connection: &mut Connection, us
     let mut out = BytesMut::new();
     backend::authentication(&mut out, 0, &[]);
     let version = concat!(env!("CARGO_PKG_VERSION"), "/pgvalet");
-    for (name, value) in [("server_version", version), ("client_encoding", "UTF8"), ("server_encoding", "UTF8")] {
+    for (name, value) in
+        [("server_version", version), ("client_encoding", "UTF8"), ("server_encoding", "UTF8")]
+    {
         backend::parameter_status(&mut out, name, value);
     }
     backend::backend_key_data(&mut out, 0, &[0; 4]);
@@ -38,8 +44,9 @@ pub(super) async fn serve(context: &Rc<Context>, connection: &mut Connection, us
             // Sync alone is answered by ReadyForQuery.
             b'S' => {}
             _ => {
-                let error = Error::new(Kind::Unsupported, "the admin console understands simple queries only")
-                    .hint("Use psql, or your driver's simple query mode.");
+                let error =
+                    Error::new(Kind::Unsupported, "the admin console understands simple queries only")
+                        .hint("Use psql, or your driver's simple query mode.");
                 error.write(&mut out, "ERROR");
                 if tag != b'F' {
                     connection.skip_to_sync().await?;

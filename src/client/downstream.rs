@@ -53,6 +53,9 @@ impl Relay {
                     match lease.owed.ready() {
                         Verdict::Forward => {
                             self.discarding = false;
+                            if self.unsafe_encoding {
+                                self.note_encoding();
+                            }
                             self.shard.counters().queries.add(1);
                             self.pass_reply(header);
                         }
@@ -61,7 +64,9 @@ impl Relay {
                             self.tell_news();
                         }
                         Verdict::Violation => {
-                            return self.server_lost(ServerError::Protocol("a ReadyForQuery that nothing asked for"));
+                            return self.server_lost(ServerError::Protocol(
+                                "a ReadyForQuery that nothing asked for",
+                            ));
                         }
                     }
                 }
@@ -76,7 +81,11 @@ impl Relay {
                     }
                 }
                 b'N' | b'A' => {
-                    if lease.owed.swallowing() { self.drop_reply(header) } else { self.pass_reply(header) }
+                    if lease.owed.swallowing() {
+                        self.drop_reply(header)
+                    } else {
+                        self.pass_reply(header)
+                    }
                 }
                 tag => {
                     if tag == b'1' {
@@ -219,11 +228,18 @@ impl Relay {
         let body = &self.from_server.bytes()[cursor + HEADER..cursor + header.total()];
         let Some((name, value)) = backend::read_parameter_status(body) else { return false };
         let swallow = lease.owed.swallowing();
+        let mut encoding_changed = false;
         let is_news = Reported::record(&mut lease.reported, name, value);
         if !swallow {
             Reported::record(&mut self.told, name, value);
+            if name == b"client_encoding" {
+                encoding_changed = true;
+            }
         }
-        if is_news && !swallow && !self.discarding {
+        if is_news && !swallow && !self.footprint.can_set() {
+            // The server's configuration was reloaded: what holds for the pool has changed, not what the client set.
+            self.shard.forget_accepted();
+        } else if is_news && !swallow && !self.discarding {
             let name = std::str::from_utf8(name).ok().and_then(followed);
             if let (Some(name), Ok(value)) = (name, std::str::from_utf8(value)) {
                 let mut settings = Settings::clone(&self.settings);
@@ -237,6 +253,9 @@ impl Relay {
         } else {
             self.pass_reply(header);
         }
+        if encoding_changed {
+            self.note_encoding();
+        }
         true
     }
 
@@ -249,9 +268,16 @@ impl Relay {
             return;
         }
         let Some(lease) = self.lease.as_mut() else { return };
+        // The unnamed statement stays, and so does what is pipelined behind the command.
+        let (mut names, ids) = lease.owed.statements_gone();
+        names.push(Box::default());
         lease.prepared.clear();
+        ids.into_iter().for_each(|id| lease.will_have(id));
+        let kept: Vec<_> = names.iter().map(|name| self.statements.get(name).cloned()).collect();
         self.statements.clear();
-        self.unnamed_here = false;
+        for (name, statement) in names.iter().zip(kept) {
+            self.statements.set(name, statement);
+        }
         if is_discard {
             lease.in_force = Arc::default();
             self.settings = self.startup.clone();

@@ -98,8 +98,12 @@ fn log_end(context: &Context, cell: &ClientCell, peer: &Address, end: &End) {
     }
     let (database, user) = (&*cell.database, &*cell.user);
     match end {
-        End::Terminated => tracing::info!(%peer, database, user, reason = "client said goodbye", "client left"),
-        End::Closed => tracing::info!(%peer, database, user, reason = "client closed the connection", "client left"),
+        End::Terminated => {
+            tracing::info!(%peer, database, user, reason = "client said goodbye", "client left")
+        }
+        End::Closed => {
+            tracing::info!(%peer, database, user, reason = "client closed the connection", "client left")
+        }
         End::Io(error) => tracing::info!(%peer, database, user, reason = %error, "client left"),
         End::Fatal(error) => tracing::warn!(%peer, database, user, reason = %error, "client ended"),
     }
@@ -113,9 +117,7 @@ async fn open(context: &Rc<Context>, stream: Stream, peer: &Address) -> Option<(
         Err(Error::new(Kind::LoginTimeout, "client_login_timeout: the login took too long").into())
     });
     match outcome {
-        Ok(session) => {
-            Some(session.into_relay(context, connection))
-        }
+        Ok(session) => Some(session.into_relay(context, connection)),
         Err(Refusal::Done) => None,
         Err(Refusal::Io(error)) => {
             tracing::debug!(%peer, %error, "a connection ended before it logged in");
@@ -199,9 +201,14 @@ impl Connection {
             match Header::parse(self.buffer.bytes()) {
                 Err(error) => return Err(violation(&error.to_string())),
                 Ok(Some(header)) if header.tag != b'p' => {
-                    return Err(violation(&format!("expected password response, got message type {}", header.tag)));
+                    return Err(violation(&format!(
+                        "expected password response, got message type {}",
+                        header.tag
+                    )));
                 }
-                Ok(Some(header)) if header.total() > MAX_AUTH_MESSAGE => return Err(violation("invalid message length")),
+                Ok(Some(header)) if header.total() > MAX_AUTH_MESSAGE => {
+                    return Err(violation("invalid message length"));
+                }
                 Ok(Some(header)) if self.buffer.len() >= header.total() => {
                     let body = self.buffer.bytes()[HEADER..header.total()].to_vec();
                     self.buffer.advance(header.total());
@@ -217,7 +224,9 @@ impl Connection {
     pub(super) async fn console_message(&mut self) -> Result<(u8, Vec<u8>), Refusal> {
         loop {
             let header = Header::parse(self.buffer.bytes())
-                .and_then(|header| header.map_or(Ok(None), |header| header.check_frontend().map(|()| Some(header))))
+                .and_then(|header| {
+                    header.map_or(Ok(None), |header| header.check_frontend().map(|()| Some(header)))
+                })
                 .map_err(|error| Error::new(Kind::ProtocolViolation, error.to_string()))?;
             match header {
                 Some(header) if header.total() > MAX_AUTH_MESSAGE => {
@@ -264,10 +273,15 @@ struct Session {
     user: String,
 }
 
-async fn log_in(context: &Rc<Context>, connection: &mut Connection, peer: &Address) -> Result<Session, Refusal> {
+async fn log_in(
+    context: &Rc<Context>,
+    connection: &mut Connection,
+    peer: &Address,
+) -> Result<Session, Refusal> {
     let startup = first_packets(context, connection).await?;
     let config = context.config();
-    let user_name = startup.user().map_err(|error| Error::new(Kind::InvalidAuthorization, error.to_string()))?.to_owned();
+    let user_name =
+        startup.user().map_err(|error| Error::new(Kind::InvalidAuthorization, error.to_string()))?.to_owned();
     let database_name = startup.database().to_owned();
     if context.process.clients.load(Ordering::Relaxed) > config.general.max_client_conn {
         return Err(Error::new(Kind::TooManyClients, "no more connections allowed (max_client_conn)")
@@ -279,9 +293,12 @@ async fn log_in(context: &Rc<Context>, connection: &mut Connection, peer: &Addre
     }
     negotiate(connection, &startup);
     if startup.get("replication").is_some_and(|value| !matches!(value, "false" | "off" | "no" | "0")) {
-        return Err(Error::new(Kind::Unsupported, "replication connections are not supported by pgvalet yet")
-            .hint("Connect to the server directly for replication.")
-            .into());
+        return Err(Error::new(
+            Kind::Unsupported,
+            "replication connections are not supported by pgvalet yet",
+        )
+        .hint("Connect to the server directly for replication.")
+        .into());
     }
     let user = config.user(&user_name);
     authenticate(context, connection, &user_name, user.as_ref()).await?;
@@ -332,7 +349,11 @@ async fn first_packets(context: &Rc<Context>, connection: &mut Connection) -> Re
 fn negotiate(connection: &mut Connection, startup: &Startup) {
     if startup.minor > NEWEST_MINOR || startup.protocol_options().next().is_some() {
         let mut out = BytesMut::new();
-        backend::negotiate_protocol_version(&mut out, startup.minor.min(NEWEST_MINOR), startup.protocol_options());
+        backend::negotiate_protocol_version(
+            &mut out,
+            startup.minor.min(NEWEST_MINOR),
+            startup.protocol_options(),
+        );
         connection.hold(&out);
     }
 }
@@ -342,8 +363,11 @@ fn startup_settings(startup: &Startup) -> Result<Settings, Error> {
     let mut settings = Settings::default();
     if let Some(text) = startup.get("options") {
         let found = options::parse(text).map_err(|switch| {
-            Error::new(Kind::ProtocolViolation, format!("invalid command-line argument for server process: {switch}"))
-                .hint("In options, -c name=value and --name=value are understood.")
+            Error::new(
+                Kind::ProtocolViolation,
+                format!("invalid command-line argument for server process: {switch}"),
+            )
+            .hint("In options, -c name=value and --name=value are understood.")
         })?;
         found.iter().for_each(|(name, value)| settings.set(name, value));
     }
@@ -401,7 +425,9 @@ async fn borrow(shard: &Rc<Shard>, limit: Option<Duration>) -> Result<Lease, Ref
     })
     .await;
     outcome.map_err(|error| match error {
-        CheckoutError::Moved => Error::new(Kind::Shutdown, "the configuration has just changed, connect again").into(),
+        CheckoutError::Moved => {
+            Error::new(Kind::Shutdown, "the configuration has just changed, connect again").into()
+        }
         error => Refusal::Error(error.into()),
     })
 }
@@ -436,6 +462,7 @@ impl Session {
             told: self.reported,
             footprint: Footprint::NOTHING,
             unnamed_here: false,
+            unsafe_encoding: true,
             unknown_name: Box::default(),
             undone_names: Vec::new(),
             spoiled: false,
@@ -447,6 +474,7 @@ impl Session {
             full_reads: (0, 0),
             cell,
         });
+        relay.note_encoding();
         relay.greet(&held);
         (slot, relay)
     }

@@ -3,11 +3,11 @@
 //! [`serve`] is the life of a connection. `relay` is the hot path; what it does with the bytes of each direction is in
 //! `upstream` (client to server) and `downstream` (server to client).
 
+mod authentication;
 pub mod cell;
+mod console;
 pub mod context;
 mod downstream;
-mod authentication;
-mod console;
 mod login;
 mod outgoing;
 mod relay;

@@ -26,11 +26,15 @@ use crate::session::{Footprint, Reported, Settings, Statements};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 /// Rounds of one turn before other clients of the worker get theirs.
 const ROUNDS: u32 = 8;
+
+/// Encodings in which a byte that looks like ASCII can be a part of another character.
+const UNSAFE_ENCODINGS: [&[u8]; 7] =
+    [b"SJIS", b"BIG5", b"GBK", b"UHC", b"GB18030", b"JOHAB", b"SHIFT_JIS_2004"];
 
 /// The statements that leave a server in a failed transaction, as the client left the one that was lost.
 const FAIL_A_TRANSACTION: [&str; 2] = ["BEGIN", "ROLLBACK TO SAVEPOINT pgvalet_the_server_was_lost"];
@@ -107,6 +111,8 @@ pub(super) struct Relay {
     pub(super) startup: Arc<Settings>,
     /// What it has been told by ParameterStatus.
     pub(super) told: Arc<Reported>,
+    /// Whether bytes of its encoding can look like ASCII and not be, or the encoding may be about to change.
+    pub(super) unsafe_encoding: bool,
 
     /// What it can have left behind in the server it has.
     pub(super) footprint: Footprint,
@@ -234,7 +240,10 @@ impl Relay {
             progress |= self.scan_client(cx)?;
         }
         let in_line = self.cell.seat.is_waiting();
-        if !self.to_server.is_empty() || self.leaving == Leaving::HalfClosed || self.leaving == Leaving::Terminated {
+        if !self.to_server.is_empty()
+            || self.leaving == Leaving::HalfClosed
+            || self.leaving == Leaving::Terminated
+        {
             return Ok(progress);
         }
         if in_line {
@@ -273,7 +282,7 @@ impl Relay {
         }
     }
 
-    /// Gets a server for what the client asks; `false` while it waits, or when an error has answered.
+    /// Gets a server for what the client asks; `false` while it waits. An error may have answered in place of a server.
     pub(super) fn check_out(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         if !self.to_client.is_empty() {
             // Who does not take what it got is not given more.
@@ -281,7 +290,7 @@ impl Relay {
         }
         if let Some(error) = self.lost.as_mut().and_then(|lost| lost.error.take()) {
             self.fail_request(&error)?;
-            return Ok(false);
+            return Ok(true);
         }
         let now = Instant::now();
         let waited = self.cell.seat.is_waiting();
@@ -302,7 +311,10 @@ impl Relay {
                     match routing::route(&config, &self.cell.database, &self.cell.user) {
                         Some(blueprint) => self.shard = self.context.shards.shard(blueprint),
                         None => {
-                            let gone = format!("database \"{}\" was removed from the configuration", self.cell.database);
+                            let gone = format!(
+                                "database \"{}\" was removed from the configuration",
+                                self.cell.database
+                            );
                             return Err(End::Fatal(Error::new(Kind::UnknownDatabase, gone)));
                         }
                     }
@@ -310,7 +322,7 @@ impl Relay {
                 Poll::Ready(Err(error)) => {
                     self.set_activity(Activity::Idle, now);
                     self.fail_request(&error.into())?;
-                    return Ok(false);
+                    return Ok(true);
                 }
                 Poll::Pending => {
                     if !matches!(self.cell.activity(), Activity::Waiting | Activity::Closing) {
@@ -355,6 +367,12 @@ impl Relay {
         }
     }
 
+    /// Takes note of the client's encoding.
+    pub(super) fn note_encoding(&mut self) {
+        self.unsafe_encoding =
+            self.told.get(b"client_encoding").is_none_or(|name| UNSAFE_ENCODINGS.contains(&name));
+    }
+
     /// Tells the client what the server reports and it has not been told.
     pub(super) fn tell_news(&mut self) {
         let Some(lease) = self.lease.as_mut() else { return };
@@ -370,6 +388,7 @@ impl Relay {
             let (name, value) = (String::from_utf8_lossy(name), String::from_utf8_lossy(value));
             backend::parameter_status(self.to_client.insert(&mut self.from_server), &name, &value);
         }
+        self.note_encoding();
     }
 
     /// Whether the server can be given back now; does it if so.
@@ -382,12 +401,19 @@ impl Relay {
         debug_assert_eq!(self.reply, Body::None);
         if lease.status != TxStatus::Idle {
             if self.shard.with_policy(|policy| policy.mode) == PoolMode::Statement {
-                let error = Error::new(Kind::NoTransactions, "transaction blocks are not allowed in statement pooling")
-                    .hint("Use pool_mode = \"transaction\" for this database.");
+                let error = Error::new(
+                    Kind::NoTransactions,
+                    "transaction blocks are not allowed in statement pooling",
+                )
+                .hint("Use pool_mode = \"transaction\" for this database.");
                 return Err(End::Fatal(error));
             }
             self.set_activity(Activity::IdleInTransaction, Instant::now());
             return Ok(());
+        }
+        if self.footprint.contains(Footprint::DDL) {
+            self.shard.pool.forget_facts();
+            self.footprint = self.footprint.without(Footprint::DDL);
         }
         let now = Instant::now();
         self.set_activity(Activity::Idle, now);
@@ -415,9 +441,6 @@ impl Relay {
 
     /// What the server has to go through before the next client.
     fn reset_plan(&self) -> ResetPlan {
-        if self.footprint.contains(Footprint::DDL) {
-            self.shard.pool.forget_facts();
-        }
         match self.shard.with_policy(|policy| policy.reset) {
             Reset::Never => ResetPlan::Nothing,
             Reset::Always => ResetPlan::Full,
@@ -592,12 +615,11 @@ impl Relay {
         self.shard.give_up(&self.cell.seat, now);
         if let End::Fatal(error) = end
             && self.reply == Body::None
-            && self.to_client.is_empty()
         {
-            let mut last = bytes::BytesMut::new();
-            error.write(&mut last, "FATAL");
-            // A client that does not take it now will see its connection closed.
-            let _ = self.stream.try_write(&last);
+            // A client that does not take all of it now will see its connection closed.
+            error.write(self.to_client.insert(&mut self.from_server), "FATAL");
+            let mut cx = Context::from_waker(Waker::noop());
+            let _ = self.to_client.poll_flush(&mut cx, &mut self.from_server, &mut self.stream, &mut 0);
         }
         let Some(lease) = self.lease.take() else { return };
         let is_whole = self.request == Body::None && self.to_server.is_empty();

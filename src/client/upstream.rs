@@ -162,8 +162,9 @@ impl Relay {
             return Ok(Step::Done);
         }
         if matches!(header.tag, b'Q' | b'P') && self.is_refused_by_mode(header) {
-            let error = Error::new(Kind::NoTransactions, "transaction blocks are not allowed in statement pooling")
-                .hint("Use pool_mode = \"transaction\" for this database.");
+            let error =
+                Error::new(Kind::NoTransactions, "transaction blocks are not allowed in statement pooling")
+                    .hint("Use pool_mode = \"transaction\" for this database.");
             self.fail_request(&error)?;
             return Ok(Step::Done);
         }
@@ -178,9 +179,8 @@ impl Relay {
         let message = &self.input()[..header.total().min(self.input().len())];
         let sql = match header.tag {
             b'Q' => frontend::read_query(message),
-            _ => frontend::read_parse(&message[HEADER..]).map_or(&[][..], |(_, rest)| {
-                rest.split(|&byte| byte == 0).next().unwrap_or(&[])
-            }),
+            _ => frontend::read_parse(&message[HEADER..])
+                .map_or(&[][..], |(_, rest)| rest.split(|&byte| byte == 0).next().unwrap_or(&[])),
         };
         begins_transaction(sql)
     }
@@ -310,9 +310,7 @@ impl Relay {
     /// Notes what a Query can leave behind.
     #[inline]
     fn judge_query(&mut self, header: Header) {
-        if self.footprint == Footprint::EVERYTHING.union(Footprint::DDL)
-            || self.shard.with_policy(|policy| policy.reset) != Reset::Auto
-        {
+        if self.shard.with_policy(|policy| policy.reset) != Reset::Auto {
             return;
         }
         let input = self.input();
@@ -321,9 +319,14 @@ impl Relay {
             Footprint::EVERYTHING.union(Footprint::DDL)
         } else {
             let sql = frontend::read_query(&input[..header.total()]);
-            self.shard.with_facts(|_, facts| classify(sql, facts, self.has_unsafe_encoding()))
+            self.shard.with_facts(|generation, facts| match self.unsafe_encoding {
+                true => classify(sql, facts, true),
+                false => {
+                    self.shard.shapes.borrow_mut().footprint(sql, generation, || classify(sql, facts, false))
+                }
+            })
         };
-        self.footprint = self.footprint.union(found);
+        self.note_footprint(found);
     }
 
     /// Notes what executing a statement can leave behind.
@@ -331,17 +334,16 @@ impl Relay {
         if self.shard.with_policy(|policy| policy.reset) != Reset::Auto {
             return;
         }
-        let unsafe_encoding = self.has_unsafe_encoding();
         let found = self.shard.with_facts(|generation, facts| {
-            statement.footprint(generation, |sql| classify(sql, facts, unsafe_encoding))
+            statement.footprint(generation, |sql| classify(sql, facts, self.unsafe_encoding))
         });
-        self.footprint = self.footprint.union(found);
+        self.note_footprint(found);
     }
 
-    /// Whether bytes of the client's encoding can look like ASCII and not be.
-    fn has_unsafe_encoding(&self) -> bool {
-        let encoding = self.told.get(b"client_encoding").unwrap_or(b"");
-        [&b"SJIS"[..], b"BIG5", b"GBK", b"UHC", b"GB18030", b"JOHAB", b"SHIFT_JIS_2004"].contains(&encoding)
+    fn note_footprint(&mut self, found: Footprint) {
+        self.footprint = self.footprint.union(found);
+        // It may be the encoding that is set: what follows in the pipeline may be in another one.
+        self.unsafe_encoding |= found.contains(Footprint::FOLLOWED_SETTINGS);
     }
 
     fn forward_parse(&mut self, header: Header) -> Result<Step, End> {
@@ -376,15 +378,32 @@ impl Relay {
         self.parse_named(header, name, statement)
     }
 
-    fn parse_named(&mut self, header: Header, name: Box<[u8]>, statement: Arc<Statement>) -> Result<Step, End> {
+    fn parse_named(
+        &mut self,
+        header: Header,
+        name: Box<[u8]>,
+        statement: Arc<Statement>,
+    ) -> Result<Step, End> {
         let unsettled = self.lease.as_ref().is_some_and(|lease| lease.owed.unsettled(&name).is_some());
         if unsettled {
             return Ok(Step::NeedReplies);
         }
         if let Some(existing) = self.statements.get(&name).cloned() {
+            // What is still to be answered may be a DEALLOCATE ALL, which frees the name.
+            if self
+                .lease
+                .as_ref()
+                .is_some_and(|lease| lease.owed.boundaries() > 0 && !lease.owed.copying_in())
+            {
+                return Ok(Step::NeedReplies);
+            }
             // The server refuses it, in PostgreSQL's own order of checks, because it has a statement of that name.
             self.prepare_on_server(&existing);
-            self.owe(Owed::Parse(Box::new(Naming { name, previous: Some(existing.clone()), prepares: None })));
+            self.owe(Owed::Parse(Box::new(Naming {
+                name,
+                previous: Some(existing.clone()),
+                prepares: None,
+            })));
             let out = self.to_server.insert(&mut self.from_client);
             frontend::parse(out, existing.name(), statement.rest());
             self.drop_message(header);
@@ -564,7 +583,10 @@ impl Relay {
                 let name: Box<[u8]> = name.into();
                 self.unnamed_here &= !name.is_empty();
                 let previous = self.statements.set(&name, None);
-                self.owe(Owed::Fake(Fake::CloseComplete, Box::new(Naming { name, previous, prepares: None })));
+                self.owe(Owed::Fake(
+                    Fake::CloseComplete,
+                    Box::new(Naming { name, previous, prepares: None }),
+                ));
                 self.drop_message(header);
             }
             _ => {

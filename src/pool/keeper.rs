@@ -3,6 +3,7 @@
 //! Each worker has one keeper ([`run`]); every job becomes a task of that worker. No job runs in a client's future, so a
 //! client that leaves takes nothing down with it.
 
+use crate::auth::keys::KeyCache;
 use crate::pool::budget::Permit;
 use crate::pool::shard::PATIENCE;
 use crate::pool::{CheckoutError, Lease, Pooled, Shard, jitter};
@@ -11,7 +12,6 @@ use crate::server::{Server, ServerError, cancel, login};
 use crate::session::catalog::PROBE_SQL;
 use crate::session::footprint::ResetPlan;
 use crate::session::{CatalogFacts, Settings};
-use crate::auth::keys::KeyCache;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -93,7 +93,8 @@ async fn connect(shard: &Rc<Shard>, permit: Permit, connecting: Connecting, keys
         Ok(mut server) => {
             shard.pool.connect_succeeded();
             shard.counters().connects.add(1);
-            server.expires_at = shard.with_policy(|policy| policy.lifetime).map(|lifetime| now + jitter(lifetime));
+            server.expires_at =
+                shard.with_policy(|policy| policy.lifetime).map(|lifetime| now + jitter(lifetime));
             tracing::debug!(database, user, address = %server.address, pid = server.key.pid, "server connected");
             shard.accept(&Arc::new(Settings::default()), &server.reported);
             let mut pooled = Box::new(Pooled { server, _permit: permit });

@@ -3,9 +3,9 @@
 //! Dropping a [`Lease`] closes its server; only [`Lease::checkin`] gives it back. So whatever goes wrong between, a
 //! panic included, no server in an unknown state is lent again.
 
+use crate::pool::Shard;
 use crate::pool::budget::Permit;
 use crate::pool::keeper::Job;
-use crate::pool::Shard;
 use crate::server::Server;
 use crate::session::footprint::ResetPlan;
 use deadpool::unmanaged::Object;

@@ -25,8 +25,8 @@ pub use shard::Shard;
 use crate::config::{PoolMode, Reset};
 use crate::metrics::{PoolCounters, ResetReasons};
 use crate::pool::budget::{Group, Permit};
-use crate::server::login::Target;
 use crate::server::ServerError;
+use crate::server::login::Target;
 use crate::session::CatalogFacts;
 use deadpool::unmanaged;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -171,7 +171,11 @@ impl Pool {
             retired: AtomicBool::new(false),
             branches: (0..workers).map(branch).collect(),
             trouble: Mutex::default(),
-            facts: Mutex::new(Facts { current: Arc::new(CatalogFacts::unknown()), probing: false, probed_at: None }),
+            facts: Mutex::new(Facts {
+                current: Arc::new(CatalogFacts::unknown()),
+                probing: false,
+                probed_at: None,
+            }),
             facts_generation: AtomicU32::new(1),
         }
     }
@@ -277,6 +281,11 @@ impl Pool {
     pub(crate) fn connect_failed(&self, error: ServerError, now: Instant) {
         let policy = self.policy();
         let mut trouble = lock(&self.trouble);
+        if trouble.retry_at.is_some_and(|at| now < at) {
+            // Connects that were under way together fail together: that is one failure.
+            trouble.last = Some(error);
+            return;
+        }
         // What only a person can mend is asked for at an even pace, so that the mending shows soon.
         let doublings = if error.is_transient() { trouble.failures.min(4) } else { 0 };
         let pause = policy.login_retry * (1 << doublings);

@@ -155,7 +155,12 @@ pub(crate) fn jobs() -> (Jobs, JobsReceiver) {
 impl Shards {
     /// No shards yet. `siblings` are the mailboxes of all workers, in order.
     #[must_use]
-    pub(crate) fn new(registry: Arc<Registry>, worker: usize, jobs: Jobs, siblings: Vec<UnboundedSender<Parcel>>) -> Shards {
+    pub(crate) fn new(
+        registry: Arc<Registry>,
+        worker: usize,
+        jobs: Jobs,
+        siblings: Vec<UnboundedSender<Parcel>>,
+    ) -> Shards {
         Shards {
             registry,
             worker,
@@ -196,7 +201,11 @@ impl Shards {
         let Parcel { pool, mut server } = parcel;
         let shard = if pool.is_retired() {
             let leaving = self.leaving.borrow();
-            let known = leaving.iter().chain(self.shards.borrow().values()).find(|shard| Arc::ptr_eq(&shard.pool, &pool)).cloned();
+            let known = leaving
+                .iter()
+                .chain(self.shards.borrow().values())
+                .find(|shard| Arc::ptr_eq(&shard.pool, &pool))
+                .cloned();
             match known {
                 Some(shard) => shard,
                 None => return,
@@ -216,7 +225,8 @@ impl Shards {
         all.extend(self.leaving.borrow().iter().cloned());
         for shard in all {
             super::sweep::sweep(&shard, now);
-            let starved = !shard.line.borrow().is_empty() && !shard.pool.size.is_full() && shard.connecting.get() == 0;
+            let starved =
+                !shard.line.borrow().is_empty() && !shard.pool.size.is_full() && shard.connecting.get() == 0;
             if starved && (shard.pool.database.is_full() || shard.pool.user.is_full()) {
                 self.registry.evict_idle_for(&shard.pool);
             }

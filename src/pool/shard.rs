@@ -6,7 +6,7 @@ use crate::pool::keeper::Job;
 use crate::pool::line::{Line, Outcome};
 use crate::pool::registry::Parcel;
 use crate::pool::{CheckoutError, ConnectState, Lease, Policy, Pool, Pooled, Seat};
-use crate::session::{CatalogFacts, Footprint, Interner, Reported, Settings};
+use crate::session::{CatalogFacts, Footprint, Interner, Reported, Settings, Shapes};
 use lru::LruCache;
 use std::cell::{Cell, RefCell};
 use std::num::NonZeroUsize;
@@ -44,6 +44,8 @@ pub struct Shard {
     accepted: RefCell<LruCache<Arc<Settings>, Arc<Reported>>>,
     /// Statements that clients prepare.
     pub interner: RefCell<Interner>,
+    /// What simple queries were judged to leave behind.
+    pub shapes: RefCell<Shapes>,
     facts: RefCell<(u32, Arc<CatalogFacts>)>,
     busy_since_probe: Cell<bool>,
     /// Whether the keeper will look again whether another worker has a server to spare.
@@ -69,6 +71,7 @@ impl Shard {
             siblings,
             accepted: RefCell::new(LruCache::new(ACCEPTED_SETTINGS)),
             interner: RefCell::new(Interner::new(INTERNER_BUDGET)),
+            shapes: RefCell::new(Shapes::new(getrandom::u64().unwrap_or(0))),
             busy_since_probe: Cell::new(false),
             looking_again: Cell::new(false),
             last_gift: Cell::new(None),
@@ -123,13 +126,19 @@ impl Shard {
     #[must_use]
     pub fn accepted(&self, settings: &Arc<Settings>) -> Option<(Arc<Settings>, Arc<Reported>)> {
         let mut accepted = self.accepted.borrow_mut();
-        let (known, reported) = (accepted.get_key_value(settings)?.0.clone(), accepted.get(settings)?.clone());
+        let (known, reported) =
+            (accepted.get_key_value(settings)?.0.clone(), accepted.get(settings)?.clone());
         Some((known, reported))
     }
 
     /// Remembers what a server reported under these settings.
     pub fn accept(&self, settings: &Arc<Settings>, reported: &Arc<Reported>) {
         self.accepted.borrow_mut().put(settings.clone(), reported.clone());
+    }
+
+    /// Forgets what servers reported: it is not so any more.
+    pub fn forget_accepted(&self) {
+        self.accepted.borrow_mut().clear();
     }
 
     /// Gives a job to this worker's keeper.
@@ -345,7 +354,8 @@ impl Shard {
         if self.pool.branches[other].idle.status().size == 0 {
             return wait > own_wait + own_wait / 4 + 1_000;
         }
-        let is_due = self.last_gift.get().is_none_or(|last| now.saturating_duration_since(last) >= GENEROSITY);
+        let is_due =
+            self.last_gift.get().is_none_or(|last| now.saturating_duration_since(last) >= GENEROSITY);
         let give = is_due && wait > own_wait + own_wait / 4 + 2_000;
         if give {
             self.last_gift.set(Some(now));

@@ -49,7 +49,8 @@ fn look_at_idle(shard: &Rc<Shard>, now: Instant) {
     let idle = &shard.pool.branches[shard.worker].idle;
     let mut leases: Vec<Lease> =
         std::iter::from_fn(|| idle.try_get().ok()).map(|object| Lease::new(object, shard.clone())).collect();
-    let mut probe = shard.take_busy() && !leases.is_empty() && shard.pool.claim_probe(now, policy.probe_interval);
+    let mut probe =
+        shard.take_busy() && !leases.is_empty() && shard.pool.claim_probe(now, policy.probe_interval);
     let mut cx = Context::from_waker(Waker::noop());
     // The one used last came first and has to go back last.
     while let Some(mut lease) = leases.pop() {
@@ -85,7 +86,12 @@ fn look_at_idle(shard: &Rc<Shard>, now: Instant) {
 fn call_reserve(shard: &Rc<Shard>, now: Instant) {
     let policy = shard.policy();
     let (Some(limit), true) = (policy.reserve_timeout, policy.reserve > 0) else { return };
-    let overdue = shard.line.borrow().iter().filter(|seat| now.saturating_duration_since(seat.arrival()) >= limit).count();
+    let overdue = shard
+        .line
+        .borrow()
+        .iter()
+        .filter(|seat| now.saturating_duration_since(seat.arrival()) >= limit)
+        .count();
     if overdue > 0 {
         shard.connect_for(overdue as u32, policy.reserve, now);
     }

@@ -82,7 +82,11 @@ pub fn backend_key_data(out: &mut BytesMut, pid: i32, secret: &[u8]) {
 }
 
 /// Appends a NegotiateProtocolVersion: the newest minor version served, and the options not understood.
-pub fn negotiate_protocol_version<'a>(out: &mut BytesMut, minor: u16, unknown: impl Iterator<Item = &'a str>) {
+pub fn negotiate_protocol_version<'a>(
+    out: &mut BytesMut,
+    minor: u16,
+    unknown: impl Iterator<Item = &'a str>,
+) {
     message(out, b'v', |body| {
         body.put_u32((3 << 16) | u32::from(minor));
         let at = body.len();
@@ -158,7 +162,8 @@ impl ErrorMessage<'_> {
     pub fn write(&self, out: &mut BytesMut) {
         let tag = if matches!(self.severity, "ERROR" | "FATAL" | "PANIC") { b'E' } else { b'N' };
         message(out, tag, |body| {
-            for (field, text) in [(b'S', self.severity), (b'V', self.severity), (b'C', self.code), (b'M', self.message)]
+            for (field, text) in
+                [(b'S', self.severity), (b'V', self.severity), (b'C', self.code), (b'M', self.message)]
             {
                 body.put_u8(field);
                 put_cstr(body, text.as_bytes());
@@ -271,8 +276,13 @@ mod tests {
     #[test]
     fn an_error_written_is_an_error_read() {
         let mut out = BytesMut::new();
-        let error =
-            ErrorMessage { severity: "FATAL", code: "53300", message: "no", detail: None, hint: Some("wait") };
+        let error = ErrorMessage {
+            severity: "FATAL",
+            code: "53300",
+            message: "no",
+            detail: None,
+            hint: Some("wait"),
+        };
         error.write(&mut out);
         let header = Header::parse(&out).unwrap().unwrap();
         assert_eq!((header.tag, header.total()), (b'E', out.len()));

@@ -74,10 +74,7 @@ mod tests {
 
     #[test]
     fn backslashes_protect_spaces_and_themselves() {
-        assert_eq!(
-            read(r"-c search_path=a,\ b\\c"),
-            Ok(pairs(&[("search_path", r"a, b\c")]))
-        );
+        assert_eq!(read(r"-c search_path=a,\ b\\c"), Ok(pairs(&[("search_path", r"a, b\c")])));
     }
 
     #[test]

@@ -50,7 +50,9 @@ pub fn open(general: &General) -> Result<Vec<Listener>, String> {
         let address = SocketAddr::new(*ip, port);
         let listener = tcp(address, general).map_err(|error| match error.kind() {
             io::ErrorKind::AddrInUse => {
-                format!("cannot listen on {address}: the port is taken; stop what uses it, or change listen_port")
+                format!(
+                    "cannot listen on {address}: the port is taken; stop what uses it, or change listen_port"
+                )
             }
             _ => format!("cannot listen on {address}: {error}"),
         })?;
@@ -60,7 +62,8 @@ pub fn open(general: &General) -> Result<Vec<Listener>, String> {
     }
     if let Some(directory) = &general.unix_socket_dir {
         let path = directory.join(format!(".s.PGSQL.{port}"));
-        let listener = unix(&path, general).map_err(|error| format!("cannot listen on {}: {error}", path.display()))?;
+        let listener =
+            unix(&path, general).map_err(|error| format!("cannot listen on {}: {error}", path.display()))?;
         listeners.push(listener);
     }
     Ok(listeners)
@@ -103,11 +106,13 @@ fn unix(path: &Path, general: &General) -> io::Result<Listener> {
 /// The number of a group, from `/etc/group`.
 fn group_id(name: &str) -> io::Result<Gid> {
     let groups = fs::read_to_string("/etc/group")?;
-    let entry = groups.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|entry| entry.first() == Some(&name));
-    entry
-        .and_then(|entry| entry.get(2)?.parse().ok())
-        .map(Gid::from_raw)
-        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("unix_socket_group: there is no group \"{name}\"")))
+    let entry = groups
+        .lines()
+        .map(|line| line.split(':').collect::<Vec<_>>())
+        .find(|entry| entry.first() == Some(&name));
+    entry.and_then(|entry| entry.get(2)?.parse().ok()).map(Gid::from_raw).ok_or_else(|| {
+        io::Error::new(io::ErrorKind::NotFound, format!("unix_socket_group: there is no group \"{name}\""))
+    })
 }
 
 impl Listener {

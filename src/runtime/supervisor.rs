@@ -129,7 +129,11 @@ async fn supervise(path: PathBuf, config: Arc<Config>) -> Result<(), String> {
             Err(error) => return Err(format!("a listener has no address: {error}")),
         }
         let (workers, process) = (running.workers.clone(), running.process.clone());
-        accepting.push(tokio::task::spawn_local(listener.serve(workers, process, running.config.general.clone())));
+        accepting.push(tokio::task::spawn_local(listener.serve(
+            workers,
+            process,
+            running.config.general.clone(),
+        )));
     }
     tracing::info!(version = env!("CARGO_PKG_VERSION"), workers = running.workers.len(), "ready");
     notify(&[NotifyState::Ready]);
@@ -192,7 +196,11 @@ enum Asked {
 }
 
 /// Serves until it is asked to end.
-async fn serve(running: &mut Running, signals: &mut Signals, requests: &mut UnboundedReceiver<Request>) -> Asked {
+async fn serve(
+    running: &mut Running,
+    signals: &mut Signals,
+    requests: &mut UnboundedReceiver<Request>,
+) -> Asked {
     loop {
         tokio::select! {
             _ = signals.hangup.recv() => {
@@ -302,4 +310,3 @@ fn notify(state: &[NotifyState<'_>]) {
         tracing::debug!(%error, "systemd could not be told");
     }
 }
-

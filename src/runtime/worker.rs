@@ -79,7 +79,13 @@ pub fn channel() -> (UnboundedSender<Command>, UnboundedReceiver<Command>) {
 /// # Errors
 /// The system's, if it gives no thread or no runtime.
 pub fn start(seed: Seed) -> io::Result<JoinHandle<()>> {
-    let runtime = || Builder::new_current_thread().enable_all().thread_name("blocking").max_blocking_threads(4).build_local(LocalOptions::default());
+    let runtime = || {
+        Builder::new_current_thread()
+            .enable_all()
+            .thread_name("blocking")
+            .max_blocking_threads(4)
+            .build_local(LocalOptions::default())
+    };
     thread::Builder::new().name(format!("worker-{}", seed.number)).spawn(move || match runtime() {
         Ok(runtime) => runtime.block_on(run(seed)),
         Err(error) => tracing::error!(%error, "a worker got no runtime"),

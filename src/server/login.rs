@@ -5,9 +5,9 @@ use crate::auth::scram::{ChannelBinding, Nonce, SCRAM_SHA_256};
 use crate::auth::{AuthError, md5, scram_client::ClientStart};
 use crate::config::secret::Password;
 use crate::config::{Host, Secret, Tcp};
+use crate::net::Stream;
 use crate::net::connect::connect;
 use crate::net::stream::Address;
-use crate::net::Stream;
 use crate::protocol::{ErrorFields, TxStatus, frontend};
 use crate::server::{BackendKey, Reader, Server, ServerError, ready_status};
 use crate::session::{Reported, Settings};
@@ -112,7 +112,9 @@ async fn open(target: &Target) -> Result<(Stream, Address), ServerError> {
         match connect(host, target.port, &target.tcp).await {
             Ok(stream) => {
                 let address = match host {
-                    Host::Unix(directory) => Some(Address::Unix(directory.join(format!(".s.PGSQL.{}", target.port)))),
+                    Host::Unix(directory) => {
+                        Some(Address::Unix(directory.join(format!(".s.PGSQL.{}", target.port))))
+                    }
                     Host::Tcp(_) => stream.peer(),
                 };
                 return Ok((stream, address.ok_or(ServerError::Closed)?));
@@ -166,7 +168,10 @@ async fn authenticate(
                     9 => "SSPI",
                     _ => "an authentication method that pgvalet does not know",
                 };
-                return Err(refuse(target, &format!("the server asks for {name}; let pg_hba.conf ask for scram-sha-256")));
+                return Err(refuse(
+                    target,
+                    &format!("the server asks for {name}; let pg_hba.conf ask for scram-sha-256"),
+                ));
             }
         }
         stream.write_all(&out).await?;
@@ -255,4 +260,3 @@ fn refuse(target: &Target, reason: &str) -> ServerError {
 pub fn refusal_code(error: &ServerError) -> Option<String> {
     error.response().map(|body| String::from_utf8_lossy(ErrorFields::new(body).code()).into_owned())
 }
-

@@ -148,8 +148,11 @@ impl Server {
             }
             match tag {
                 b'D' => {
-                    let row = backend::read_data_row(&body).ok_or(ServerError::Protocol("malformed DataRow"))?;
-                    reply.rows.push(row.into_iter().map(|value| String::from_utf8_lossy(value).into()).collect());
+                    let row =
+                        backend::read_data_row(&body).ok_or(ServerError::Protocol("malformed DataRow"))?;
+                    reply
+                        .rows
+                        .push(row.into_iter().map(|value| String::from_utf8_lossy(value).into()).collect());
                 }
                 b'E' => {
                     let fatal = ErrorFields::new(&body).is_fatal();
@@ -191,14 +194,20 @@ impl Server {
                     b'S' => self.report(&body)?,
                     b'N' | b'A' => {}
                     b'E' => {
-                        return Err(ServerError::Lost(Some(Box::new(ServerError::Refused(body.to_vec().into())))));
+                        return Err(ServerError::Lost(Some(Box::new(ServerError::Refused(
+                            body.to_vec().into(),
+                        )))));
                     }
                     _ => return Err(ServerError::Protocol("a message that nobody asked for")),
                 }
             }
         }
         // A message cut in two here is so rare that the server is not worth keeping.
-        if pending.is_empty() { Ok(()) } else { Err(ServerError::Protocol("part of a message that nobody asked for")) }
+        if pending.is_empty() {
+            Ok(())
+        } else {
+            Err(ServerError::Protocol("part of a message that nobody asked for"))
+        }
     }
 
     /// Says goodbye, if the connection is where a message may start and the kernel takes it at once.

@@ -217,6 +217,26 @@ impl OwedQueue {
         matches!(self.queue.front(), Some(Owed::Settings | Owed::Failing | Owed::Prepare(_) | Owed::Evict(_)))
     }
 
+    /// Every named statement that was there before is gone. Gives the names and ids of those that messages which are
+    /// still unanswered make.
+    pub fn statements_gone(&mut self) -> (Vec<Box<[u8]>>, Vec<u64>) {
+        let (mut names, mut ids) = (Vec::new(), Vec::new());
+        for owed in &mut self.queue {
+            match owed {
+                Owed::Parse(naming) | Owed::Fake(_, naming) => {
+                    ids.extend(naming.prepares);
+                    if !naming.name.is_empty() && !names.contains(&naming.name) {
+                        naming.previous = None;
+                        names.push(naming.name.clone());
+                    }
+                }
+                Owed::Prepare(id) if *id != 0 => ids.push(*id),
+                _ => {}
+            }
+        }
+        (names, ids)
+    }
+
     /// Takes the replies that are due now and that the server knows nothing of.
     #[inline]
     pub fn next_fake(&mut self) -> Option<Fake> {
@@ -234,9 +254,10 @@ impl OwedQueue {
     pub fn reply(&mut self, tag: u8) -> Verdict {
         let Some(head) = self.queue.front() else { return Verdict::Violation };
         let (fits, ends) = match (head, tag) {
-            (Owed::Query | Owed::Settings | Owed::Failing, b'T' | b'D' | b'I' | b'H' | b'd' | b'c' | b'G' | b'W' | b'C') => {
-                (true, false)
-            }
+            (
+                Owed::Query | Owed::Settings | Owed::Failing,
+                b'T' | b'D' | b'I' | b'H' | b'd' | b'c' | b'G' | b'W' | b'C',
+            ) => (true, false),
             (Owed::Execute, b'D' | b'H' | b'd' | b'c' | b'G' | b'W') => (true, false),
             (Owed::Execute, b'C' | b'I' | b's') => (true, true),
             (Owed::Parse(_) | Owed::Prepare(_), b'1') | (Owed::Bind, b'2') => (true, true),
@@ -369,7 +390,8 @@ mod tests {
 
     #[test]
     fn what_pgvalet_sent_itself_is_swallowed_in_its_place() {
-        let mut owed = queue([Owed::Settings, Owed::Evict(3), Owed::Prepare(4), Owed::Bind, Owed::Execute, Owed::Sync]);
+        let mut owed =
+            queue([Owed::Settings, Owed::Evict(3), Owed::Prepare(4), Owed::Bind, Owed::Execute, Owed::Sync]);
         for (tag, verdict) in [
             (b'T', Verdict::Swallow),
             (b'D', Verdict::Swallow),
@@ -490,7 +512,8 @@ mod tests {
 
     #[test]
     fn a_name_is_unsettled_while_a_batch_that_has_ended_may_change_it() {
-        let parse = Owed::Parse(Box::new(Naming { name: b"a"[..].into(), previous: None, prepares: Some(7) }));
+        let parse =
+            Owed::Parse(Box::new(Naming { name: b"a"[..].into(), previous: None, prepares: Some(7) }));
         let mut owed = queue([parse]);
         assert!(owed.unsettled(b"a").is_none(), "what follows in the same batch fails together with it");
         owed.push(Owed::Sync);

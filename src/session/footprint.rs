@@ -67,6 +67,12 @@ impl Footprint {
         Footprint(self.0 | other.0)
     }
 
+    /// What is in it and not in `other`.
+    #[must_use]
+    pub const fn without(self, other: Footprint) -> Footprint {
+        Footprint(self.0 & !other.0)
+    }
+
     /// Whether all of `other` is in it.
     #[must_use]
     pub const fn contains(self, other: Footprint) -> bool {
@@ -77,6 +83,16 @@ impl Footprint {
     #[must_use]
     pub const fn is_stateless(self) -> bool {
         self.0 & !(Footprint::FOLLOWED_SETTINGS.0 | Footprint::DDL.0) == 0
+    }
+
+    /// Whether what ran can have changed a setting that PostgreSQL reports.
+    #[must_use]
+    pub const fn can_set(self) -> bool {
+        let setters = Footprint::SETTINGS.0
+            | Footprint::FOLLOWED_SETTINGS.0
+            | Footprint::ROLE.0
+            | Footprint::EVERYTHING.0;
+        self.0 & setters != 0
     }
 
     /// What is in it, as names for metrics and logs.

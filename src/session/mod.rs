@@ -5,9 +5,11 @@ pub mod classify;
 pub mod footprint;
 pub mod lexer;
 pub mod settings;
+pub mod shapes;
 pub mod statements;
 
 pub use catalog::CatalogFacts;
 pub use footprint::Footprint;
 pub use settings::{Reported, Settings};
+pub use shapes::Shapes;
 pub use statements::{Interner, Statement, Statements};

@@ -53,7 +53,8 @@ impl Settings {
     /// Whether both set the same, `name` (in lower case) aside.
     #[must_use]
     pub fn equal_but_for(&self, other: &Settings, name: &str) -> bool {
-        let relevant = |settings: &'_ Settings| settings.entries.iter().filter(|(key, _)| &**key != name).count();
+        let relevant =
+            |settings: &'_ Settings| settings.entries.iter().filter(|(key, _)| &**key != name).count();
         relevant(self) == relevant(other)
             && self.entries.iter().all(|(key, value)| &**key == name || other.get(key) == Some(value))
     }
@@ -103,10 +104,13 @@ fn quote_identifier(text: &str) -> String {
     format!("\"{}\"", text.replace('"', "\"\""))
 }
 
+/// Name and value of a parameter, in the encoding they came in.
+type Parameter = (Box<[u8]>, Box<[u8]>);
+
 /// What a server has reported by ParameterStatus, sorted by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reported {
-    entries: Vec<(Box<[u8]>, Box<[u8]>)>,
+    entries: Vec<Parameter>,
 }
 
 impl Reported {

@@ -7,6 +7,7 @@ use crate::config::Config;
 use crate::metrics::Counter;
 use crate::net::Buffers;
 use crate::pool::Shards;
+use bytes::BytesMut;
 use slab::Slab;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -53,7 +54,7 @@ pub struct CancelRequest {
 /// The admin console, as a client's session sees it.
 pub trait Console: Send + Sync + std::fmt::Debug {
     /// Answers one simple query with whole messages, ReadyForQuery excluded.
-    fn answer(&self, sql: &str, is_admin: bool, out: &mut bytes::BytesMut);
+    fn answer(&self, sql: &str, is_admin: bool, out: &mut BytesMut);
 }
 
 /// What is shared by the clients of one worker.
@@ -65,6 +66,8 @@ pub struct Context {
     pub config: RefCell<Arc<Config>>,
     /// Buffers not in use.
     pub buffers: Buffers,
+    /// Memory in which the client whose turn it is puts messages together: for the server, for the client.
+    pub spares: RefCell<[BytesMut; 2]>,
     /// The pools, as this worker has them.
     pub shards: Shards,
     /// What all workers share.

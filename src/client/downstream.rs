@@ -46,7 +46,8 @@ impl Relay {
                     break;
                 }
                 b'Z' => {
-                    let Some(status) = TxStatus::from_byte(input[HEADER]).filter(|_| header.body == 1) else {
+                    let status = input.get(HEADER).and_then(|&byte| TxStatus::from_byte(byte));
+                    let Some(status) = status.filter(|_| header.body == 1) else {
                         return self.server_lost(ServerError::Protocol("malformed ReadyForQuery"));
                     };
                     lease.status = status;
@@ -92,7 +93,7 @@ impl Relay {
                         lease.confirm_prepared();
                     }
                     let verdict = lease.owed.reply(tag);
-                    if tag == b'C' && input[HEADER] == b'D' {
+                    if tag == b'C' && input.get(HEADER) == Some(&b'D') {
                         self.note_command(header);
                     }
                     match verdict {

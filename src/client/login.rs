@@ -116,14 +116,22 @@ async fn open(context: &Rc<Context>, stream: Stream, peer: &Address) -> Option<(
     let outcome = timeout(limit, log_in(context, &mut connection, peer)).await.unwrap_or_else(|_| {
         Err(Error::new(Kind::LoginTimeout, "client_login_timeout: the login took too long").into())
     });
-    match outcome {
-        Ok(session) => Some(session.into_relay(context, connection)),
-        Err(Refusal::Done) => None,
-        Err(Refusal::Io(error)) => {
+    let refusal = match outcome {
+        Ok(Login::Session(session)) => return Some(session.into_relay(context, connection)),
+        // Outside the time limit: whoever is there has proved who it is.
+        Ok(Login::Console(user)) => match super::console::serve(context, &mut connection, &user).await {
+            Ok(()) => Refusal::Done,
+            Err(refusal) => refusal,
+        },
+        Err(refusal) => refusal,
+    };
+    match refusal {
+        Refusal::Done => None,
+        Refusal::Io(error) => {
             tracing::debug!(%peer, %error, "a connection ended before it logged in");
             None
         }
-        Err(Refusal::Error(error)) => {
+        Refusal::Error(error) => {
             context.failed_logins.add(1);
             if context.config.borrow().general.log.pooler_errors {
                 tracing::warn!(%peer, reason = %error, "login refused");
@@ -264,6 +272,13 @@ impl Connection {
 }
 
 /// What a login came to.
+enum Login {
+    Session(Box<Session>),
+    /// A user of the admin console.
+    Console(String),
+}
+
+/// A client that may work.
 struct Session {
     startup: Startup,
     shard: Rc<Shard>,
@@ -277,7 +292,7 @@ async fn log_in(
     context: &Rc<Context>,
     connection: &mut Connection,
     peer: &Address,
-) -> Result<Session, Refusal> {
+) -> Result<Login, Refusal> {
     let startup = first_packets(context, connection).await?;
     let config = context.config();
     let user_name =
@@ -303,8 +318,7 @@ async fn log_in(
     let user = config.user(&user_name);
     authenticate(context, connection, &user_name, user.as_ref()).await?;
     if ADMIN_DATABASES.contains(&database_name.as_str()) {
-        super::console::serve(context, connection, &user_name).await?;
-        return Err(Refusal::Done);
+        return Ok(Login::Console(user_name));
     }
     let Some(blueprint) = routing::route(&config, &database_name, &user_name) else {
         let text = format!("database \"{database_name}\" does not exist");
@@ -319,7 +333,8 @@ async fn log_in(
     if config.general.log.connections {
         tracing::info!(%peer, database = database_name, user = user_name, "client logged in");
     }
-    Ok(Session { startup, shard, settings, reported, database: database_name, user: user_name })
+    let session = Session { startup, shard, settings, reported, database: database_name, user: user_name };
+    Ok(Login::Session(Box::new(session)))
 }
 
 /// Answers requests for encryption and cancel requests; ends with the one startup message.
@@ -471,6 +486,8 @@ impl Session {
             leaving: Leaving::No,
             lost: None,
             leased_at: Instant::now(),
+            client_dry: false,
+            server_dry: false,
             full_reads: (0, 0),
             cell,
         });

@@ -6,7 +6,7 @@ use bytes::{Buf, BytesMut};
 use std::io;
 use std::task::{Context, Poll, ready};
 
-/// Memory of an emptied spill that is worth keeping for the rest of a turn.
+/// Memory of an emptied spill that is worth keeping for the next client's turn.
 const KEEP: usize = 64 * 1024;
 
 /// Bytes on their way from one peer's buffer to the other peer.
@@ -105,17 +105,32 @@ impl Outgoing {
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.spill.advance(written);
+            if written == self.spill.len() {
+                self.spill.clear()
+            } else {
+                self.spill.advance(written)
+            }
             *sent += written as u64;
         }
         Poll::Ready(Ok(()))
     }
 
+    /// Takes memory for what may have to be put together in this turn, if it has none.
+    #[inline]
+    pub fn equip(&mut self, spare: &mut BytesMut) {
+        if self.spill.capacity() == 0 {
+            std::mem::swap(&mut self.spill, spare);
+        }
+    }
+
     /// Gives memory back that is not in use.
     #[inline]
-    pub fn relax(&mut self, idle: bool) {
-        if self.spill.is_empty() && self.spill.capacity() > if idle { 0 } else { KEEP } {
-            self.spill = BytesMut::new();
+    pub fn relax(&mut self, spare: &mut BytesMut) {
+        if self.spill.is_empty() && self.spill.capacity() > 0 {
+            let spill = std::mem::take(&mut self.spill);
+            if spill.capacity() <= KEEP {
+                *spare = spill;
+            }
         }
     }
 }

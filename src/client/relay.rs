@@ -32,6 +32,9 @@ use std::time::Instant;
 /// Rounds of one turn before other clients of the worker get theirs.
 const ROUNDS: u32 = 8;
 
+/// Clients in line beyond which each keeps no more memory than its request needs.
+const CROWD: usize = 128;
+
 /// Encodings in which a byte that looks like ASCII can be a part of another character.
 const UNSAFE_ENCODINGS: [&[u8]; 7] =
     [b"SJIS", b"BIG5", b"GBK", b"UHC", b"GB18030", b"JOHAB", b"SHIFT_JIS_2004"];
@@ -132,6 +135,9 @@ pub(super) struct Relay {
     pub(super) leaving: Leaving,
     pub(super) lost: Option<Box<LostTransaction>>,
     pub(super) leased_at: Instant,
+    /// Nothing more can be read in this turn: the socket will wake the task.
+    pub(super) client_dry: bool,
+    pub(super) server_dry: bool,
     /// Reads in a row that filled the buffer, from client and server.
     pub(super) full_reads: (u8, u8),
 }
@@ -139,12 +145,17 @@ pub(super) struct Relay {
 impl Relay {
     /// One turn. Ready when the session has ended; the caller then drops the relay.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        // One client at a time has its turn on a worker, so one pair of spares serves all.
+        let context = self.context.clone();
+        let [to_server, to_client] = &mut *context.spares.borrow_mut();
+        self.to_server.equip(to_server);
+        self.to_client.equip(to_client);
         let outcome = self.turn(cx);
+        self.to_server.relax(to_server);
+        self.to_client.relax(to_client);
         let buffers = &self.context.buffers;
         buffers.reclaim(&mut self.from_client);
         buffers.reclaim(&mut self.from_server);
-        self.to_client.relax(self.lease.is_none());
-        self.to_server.relax(self.lease.is_none());
         match outcome {
             Ok(()) => Poll::Pending,
             Err(end) => Poll::Ready(end),
@@ -152,6 +163,7 @@ impl Relay {
     }
 
     fn turn(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
+        (self.client_dry, self.server_dry) = (false, false);
         if self.cell.is_summoned() {
             self.hear(cx)?;
         }
@@ -184,7 +196,7 @@ impl Relay {
                 Poll::Pending => progress = sent > 0,
             }
         }
-        if !self.to_client.is_empty() {
+        if self.server_dry || !self.to_client.is_empty() {
             return Ok(progress);
         }
         let size = if self.full_reads.1 >= 2 { LARGE } else { SMALL };
@@ -193,6 +205,7 @@ impl Relay {
         let room = space.len();
         match lease.stream.poll_read(cx, space) {
             Poll::Pending => {
+                self.server_dry = true;
                 self.full_reads.1 = 0;
                 Ok(progress)
             }
@@ -240,15 +253,16 @@ impl Relay {
             progress |= self.scan_client(cx)?;
         }
         let in_line = self.cell.seat.is_waiting();
-        if !self.to_server.is_empty()
-            || self.leaving == Leaving::HalfClosed
-            || self.leaving == Leaving::Terminated
-        {
+        if self.client_dry || !self.to_server.is_empty() || self.leaving == Leaving::HalfClosed {
             return Ok(progress);
+        }
+        if self.leaving == Leaving::Terminated {
+            return self.see_off(cx).map(|more| progress | more);
         }
         if in_line {
             // Only to notice when the client leaves: most of those in line hold just what they sent.
             if self.stream.poll_read_ready(cx).is_pending() {
+                self.client_dry = true;
                 return Ok(progress);
             }
         }
@@ -261,6 +275,7 @@ impl Relay {
         }
         match self.stream.poll_read(cx, space) {
             Poll::Pending => {
+                self.client_dry = true;
                 self.full_reads.0 = 0;
                 Ok(progress)
             }
@@ -279,6 +294,20 @@ impl Relay {
                 }
                 Ok(true)
             }
+        }
+    }
+
+    /// The client said goodbye: nothing that it sends counts any more, but whether it is still there to read does.
+    fn see_off(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        match self.stream.poll_read(cx, &mut [0; 64]) {
+            Poll::Ready(Ok(0)) => {
+                self.leaving = Leaving::HalfClosed;
+                self.set_activity(self.cell.activity(), Instant::now());
+                Ok(false)
+            }
+            Poll::Ready(Ok(_)) => Ok(true),
+            Poll::Ready(Err(error)) => Err(End::Io(error)),
+            Poll::Pending => Ok(false),
         }
     }
 
@@ -327,7 +356,9 @@ impl Relay {
                 Poll::Pending => {
                     if !matches!(self.cell.activity(), Activity::Waiting | Activity::Closing) {
                         self.set_activity(Activity::Waiting, now);
-                        self.from_client.shrink(&self.context.buffers);
+                        if self.shard.waiting() > CROWD {
+                            self.from_client.shrink(&self.context.buffers);
+                        }
                     }
                     return Ok(false);
                 }
@@ -343,6 +374,7 @@ impl Relay {
         self.footprint = Footprint::NOTHING;
         self.unnamed_here = false;
         self.spoiled = false;
+        self.server_dry = false;
         self.undone_names.clear();
         if !Arc::ptr_eq(&lease.in_force, &self.settings) {
             let difference = lease.in_force.difference(&self.settings);
@@ -410,6 +442,13 @@ impl Relay {
             }
             self.set_activity(Activity::IdleInTransaction, Instant::now());
             return Ok(());
+        }
+        if let Some(tag) = self.from_server.bytes().get(self.to_client.cursor()) {
+            // Part of a message. For the rest of one that may come at any time it waits; nothing else can be meant.
+            return match tag {
+                b'S' | b'N' | b'A' | b'E' => Ok(()),
+                _ => self.server_lost(ServerError::Protocol("bytes after ReadyForQuery")),
+            };
         }
         if self.footprint.contains(Footprint::DDL) {
             self.shard.pool.forget_facts();
@@ -595,6 +634,14 @@ impl Relay {
         let in_line = self.cell.seat.is_waiting();
         match self.leaving {
             Leaving::Terminated if !busy => Err(End::Terminated),
+            // Nothing ends what is open any more. There may be replies that a Flush asked for: it is given a moment.
+            Leaving::Terminated
+                if self.cell.activity() != Activity::Closing
+                    && self.lease.as_ref().is_some_and(|lease| lease.owed.waits_for_client()) =>
+            {
+                self.cell.set_activity(Activity::Closing, Instant::now());
+                Ok(())
+            }
             Leaving::HalfClosed if !busy && !in_line => Err(End::Closed),
             Leaving::Draining if !busy && !in_line && (self.lease.is_none() || self.may_leave_session()) => {
                 let error = Error::new(Kind::Shutdown, "terminating connection due to administrator command");

@@ -227,6 +227,10 @@ impl Relay {
                 }
                 self.judge_query(header);
                 self.statements.set(b"", None);
+                let may_forget = closes_statements(&self.input()[HEADER..]);
+                if let Some(lease) = self.lease.as_mut().filter(|_| may_forget) {
+                    lease.doubt_prepared();
+                }
                 self.owe(Owed::Query);
             }
             b'S' => self.owe(Owed::Sync),
@@ -596,4 +600,11 @@ impl Relay {
         }
         Ok(Step::Done)
     }
+}
+
+/// Whether a Query may be a DEALLOCATE or DISCARD. One that hides behind other statements is found by its reply.
+#[inline]
+fn closes_statements(sql: &[u8]) -> bool {
+    let begins = |word: &[u8]| sql.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));
+    begins(b"deallocate") || begins(b"discard")
 }

@@ -11,7 +11,9 @@ pub const SMALL: usize = 16 * 1024;
 pub const LARGE: usize = 64 * 1024;
 
 /// Buffers of each size that a worker keeps for later.
-const STOCK: usize = 64;
+const STOCK: usize = 256;
+/// Of these, those that it keeps when they are not needed for a while.
+const IDLE_STOCK: usize = 8;
 
 /// Bytes received and not yet passed on: `data[start..end]`.
 #[derive(Debug, Default)]
@@ -140,6 +142,19 @@ impl Buffers {
     pub fn reclaim(&self, buffer: &mut Buffer) {
         if buffer.is_allocated() && buffer.is_empty() {
             self.keep(std::mem::take(buffer));
+        }
+    }
+
+    /// Lets a part of the stock go; called a few times a second, so that memory comes back after a burst.
+    pub fn trim(&self) {
+        for stock in [&self.small, &self.large] {
+            let mut stock = stock.borrow_mut();
+            if stock.len() > IDLE_STOCK {
+                let kept = (stock.len() - stock.len().div_ceil(16)).max(IDLE_STOCK);
+                // Those at the front have not been used for longest.
+                let surplus = stock.len() - kept;
+                stock.drain(..surplus);
+            }
         }
     }
 

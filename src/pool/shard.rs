@@ -141,6 +141,12 @@ impl Shard {
         self.accepted.borrow_mut().clear();
     }
 
+    /// Clients in line here.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.line.borrow().len()
+    }
+
     /// Gives a job to this worker's keeper.
     pub(crate) fn keep(self: &Rc<Shard>, job: Job) {
         // The keeper lives as long as the worker; without it the job, and the server in it, simply end.
@@ -343,8 +349,10 @@ impl Shard {
 
     /// Whether there are more servers than there may be, or the pool was replaced.
     fn is_surplus(&self) -> bool {
-        let over = self.pool.size.is_over(self.policy.borrow().reserve);
-        (over || self.pool.is_retired()) && self.line.borrow().is_empty()
+        let pool = &self.pool;
+        let over = pool.size.is_over(self.policy.borrow().reserve) || pool.database.is_over(0) || pool.user.is_over(0);
+        // Those in line for a replaced pool are sent to the new one by the next sweep; until then it serves them.
+        over || pool.is_retired() && self.line.borrow().is_empty()
     }
 
     /// Whether another worker's first in line has waited so much longer than ours that it is to have the server.

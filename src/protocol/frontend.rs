@@ -136,8 +136,9 @@ pub fn read_target(body: &[u8]) -> Option<(u8, &[u8])> {
     }
 }
 
-/// The text of a Query, without its NUL.
+/// The text of a Query, without the NUL at its end.
 #[must_use]
 pub fn read_query(message: &[u8]) -> &[u8] {
-    message.get(HEADER..).and_then(cstr).map_or(&[], |(sql, _)| sql)
+    let body = message.get(HEADER..).unwrap_or(&[]);
+    body.strip_suffix(&[0]).unwrap_or(body)
 }

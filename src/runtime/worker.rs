@@ -100,6 +100,7 @@ async fn run(seed: Seed) {
         worker: number,
         config: RefCell::new(config),
         buffers: Buffers::default(),
+        spares: RefCell::default(),
         shards: Shards::new(registry, number, jobs, siblings),
         process,
         clients: RefCell::default(),
@@ -124,6 +125,7 @@ async fn run(seed: Seed) {
                 let now = Instant::now();
                 context.shards.sweep(now);
                 context.sweep_clients(now);
+                context.buffers.trim();
             }
         }
     }

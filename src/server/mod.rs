@@ -113,6 +113,11 @@ impl Server {
         self.prepared.put(id, Some(batch));
     }
 
+    /// Notes that something was sent which may close prepared statements; whether it did is not known yet.
+    pub fn doubt_prepared(&mut self) {
+        self.prepared.iter_mut().for_each(|(_, batch)| *batch = Some(0));
+    }
+
     /// Notes that a ParseComplete has come.
     #[inline]
     pub fn confirm_prepared(&mut self) {

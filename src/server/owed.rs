@@ -204,6 +204,12 @@ impl OwedQueue {
         self.copy != CopyIn::None
     }
 
+    /// Whether the server will say nothing more before it is sent more: it reads COPY data, or no Sync was sent.
+    #[must_use]
+    pub fn waits_for_client(&self) -> bool {
+        self.copy == CopyIn::Open || (self.boundaries() == 0 && !self.queue.is_empty())
+    }
+
     /// How many Query, Sync and FunctionCall of the client's are unanswered.
     #[must_use]
     pub fn boundaries(&self) -> usize {
@@ -240,6 +246,9 @@ impl OwedQueue {
     /// Takes the replies that are due now and that the server knows nothing of.
     #[inline]
     pub fn next_fake(&mut self) -> Option<Fake> {
+        if self.namings == 0 {
+            return None;
+        }
         match self.queue.front() {
             Some(&Owed::Fake(fake, _)) => {
                 self.pop();

@@ -6,7 +6,7 @@
 
 use crate::session::Footprint;
 use foldhash::fast::FixedState;
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, Hasher};
 
 /// Longest text that is remembered.
 const LONGEST: usize = 512;
@@ -38,57 +38,78 @@ impl Shapes {
     /// What `sql` can leave behind: as remembered from the same generation of the catalog facts, else as judged now.
     #[inline]
     pub fn footprint(&mut self, sql: &[u8], generation: u32, judge: impl FnOnce() -> Footprint) -> Footprint {
-        let mut buffer = [0; LONGEST];
-        let Some(length) = normalize(sql, &mut buffer) else { return judge() };
-        let shape = self.hasher.hash_one(&buffer[..length]) | 1;
+        let Some(shape) = self.shape(sql) else { return judge() };
         let slot = &mut self.slots[(shape >> 32) as usize & (SLOTS - 1)];
         if slot.shape != shape || slot.generation != generation {
             *slot = Slot { shape, generation, footprint: judge() };
         }
         slot.footprint
     }
+
+    /// The hash of the text with every number outside quotes left out. `None`: it has no shape.
+    #[inline]
+    fn shape(&self, sql: &[u8]) -> Option<u64> {
+        if sql.len() > LONGEST {
+            return None;
+        }
+        let mut hasher = self.hasher.build_hasher();
+        let (mut start, mut in_string) = (0, false);
+        let mut at = next_notable(sql, 0);
+        while at < sql.len() {
+            match sql[at] {
+                b'"' => return None,
+                b'\'' => {
+                    in_string = !in_string;
+                    at += 1;
+                }
+                _ => {
+                    let end = at + sql[at..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+                    // Behind anything that can be part of a name a digit belongs to the name.
+                    if !in_string && !at.checked_sub(1).is_some_and(|before| is_name(sql[before])) {
+                        hasher.write(&sql[start..at]);
+                        hasher.write_u8(0);
+                        start = end;
+                    }
+                    at = end;
+                }
+            }
+            at = next_notable(sql, at);
+        }
+        hasher.write(&sql[start..]);
+        Some(hasher.finish() | 1)
+    }
 }
 
-/// Writes the shape of `sql` to `into`: the text with every number outside quotes as a single `0`. `None`: it has none.
+fn is_name(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'$' || byte >= 0x80
+}
+
+/// Where the next digit or quote is, at or behind `at`; the length of `sql` if there is none.
 #[inline]
-fn normalize(sql: &[u8], into: &mut [u8; LONGEST]) -> Option<usize> {
-    if sql.len() > LONGEST {
-        return None;
-    }
-    let mut length = 0;
-    let mut in_string = false;
-    // What comes before a number: a digit behind anything that can be part of a name belongs to the name.
-    let mut in_name = false;
-    let mut in_number = false;
-    for &byte in sql {
-        if byte.is_ascii_digit() && !in_string && !in_name {
-            if !in_number {
-                into[length] = b'0';
-                length += 1;
-                in_number = true;
-            }
-            continue;
+fn next_notable(sql: &[u8], mut at: usize) -> usize {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGHS: u64 = 0x8080_8080_8080_8080;
+    // Eight bytes at once: a byte of `word` below `limit` shows in the result, with others above it at worst.
+    let below = |word: u64, limit: u64| word.wrapping_sub(ONES * limit) & !word & HIGHS;
+    while let Some(chunk) = sql.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
+        let word = u64::from_le_bytes(*chunk);
+        let digits = below(word ^ (ONES * u64::from(b'0')), 10);
+        let quotes = below(word ^ (ONES * u64::from(b'\'')), 1) | below(word ^ (ONES * u64::from(b'"')), 1);
+        if digits | quotes != 0 {
+            break;
         }
-        match byte {
-            b'"' => return None,
-            b'\'' => in_string = !in_string,
-            _ => {}
-        }
-        in_number = false;
-        in_name = byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'$' || byte >= 0x80;
-        into[length] = byte;
-        length += 1;
+        at += 8;
     }
-    Some(length)
+    let is_notable = |byte: &u8| byte.is_ascii_digit() || matches!(byte, b'\'' | b'"');
+    at + sql[at..].iter().position(is_notable).unwrap_or(sql.len() - at)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn shape(sql: &str) -> Option<Vec<u8>> {
-        let mut buffer = [0; LONGEST];
-        normalize(sql.as_bytes(), &mut buffer).map(|length| buffer[..length].to_vec())
+    fn shape(sql: &str) -> Option<u64> {
+        Shapes::new(7).shape(sql.as_bytes())
     }
 
     #[test]
@@ -99,6 +120,10 @@ mod tests {
             ("SELECT nextval('s1')", "SELECT nextval('s2')"),
             ("SELECT nextval('s 1')", "SELECT nextval('s 2')"),
             ("SELECT $1", "SELECT $2"),
+            ("SELECT 1a", "SELECT 1b"),
+            ("SELECT a1", "SELECT a11"),
+            ("SELECT 1, 1", "SELECT 1,, 1"),
+            ("SELECT 11", "SELECT 1 1"),
             ("SELECT f(1)", "SELECT g(1)"),
             ("SELECT a", "SELECT A"),
             ("SELECT é1", "SELECT é2"),
@@ -107,6 +132,21 @@ mod tests {
         }
         assert_eq!(shape("SELECT \"t 1\""), None);
         assert_eq!(shape(&" ".repeat(LONGEST + 1)), None);
+    }
+
+    #[test]
+    fn notable_bytes_are_found_wherever_they_are() {
+        for length in 0..40 {
+            let plain = vec![b'a'; length];
+            assert_eq!(next_notable(&plain, 0), length);
+            for at in 0..length {
+                for byte in *b"09'\"" {
+                    let mut text = plain.clone();
+                    text[at] = byte;
+                    assert_eq!((next_notable(&text, 0), next_notable(&text, at + 1)), (at, length));
+                }
+            }
+        }
     }
 
     #[test]

@@ -112,7 +112,8 @@ fn log_end(context: &Context, cell: &ClientCell, peer: &Address, end: &End) {
 /// From the first byte to a session; `None` when there is to be none.
 async fn open(context: &Rc<Context>, stream: Stream, peer: &Address) -> Option<(usize, Box<Relay>)> {
     let limit = context.config.borrow().general.client_login_timeout.unwrap_or(Duration::MAX);
-    let mut connection = Connection { stream, buffer: Buffer::default(), held: BytesMut::new() };
+    let mut connection =
+        Connection { stream, buffer: Buffer::default(), held: BytesMut::new(), asked_for: None };
     let outcome = timeout(limit, log_in(context, &mut connection, peer)).await.unwrap_or_else(|_| {
         Err(Error::new(Kind::LoginTimeout, "client_login_timeout: the login took too long").into())
     });
@@ -134,7 +135,9 @@ async fn open(context: &Rc<Context>, stream: Stream, peer: &Address) -> Option<(
         Refusal::Error(error) => {
             context.failed_logins.add(1);
             if context.config.borrow().general.log.pooler_errors {
-                tracing::warn!(%peer, reason = %error, "login refused");
+                let (database, user) =
+                    connection.asked_for.as_ref().map(|(database, user)| (&**database, &**user)).unzip();
+                tracing::warn!(%peer, database, user, reason = %error, "login refused");
             }
             connection.last_words(&error).await;
             None
@@ -148,6 +151,8 @@ pub(super) struct Connection {
     stream: Stream,
     buffer: Buffer,
     held: BytesMut,
+    /// Database and user, once the client has named them.
+    asked_for: Option<(String, String)>,
 }
 
 impl Connection {
@@ -298,6 +303,7 @@ async fn log_in(
     let user_name =
         startup.user().map_err(|error| Error::new(Kind::InvalidAuthorization, error.to_string()))?.to_owned();
     let database_name = startup.database().to_owned();
+    connection.asked_for = Some((database_name.clone(), user_name.clone()));
     if context.process.clients.load(Ordering::Relaxed) > config.general.max_client_conn {
         return Err(Error::new(Kind::TooManyClients, "no more connections allowed (max_client_conn)")
             .hint("Raise max_client_conn, or close connections that are not in use.")
@@ -450,7 +456,7 @@ async fn borrow(shard: &Rc<Shard>, limit: Option<Duration>) -> Result<Lease, Ref
 impl Session {
     /// Registers the client and puts the welcome on its way.
     fn into_relay(self, context: &Rc<Context>, connection: Connection) -> (usize, Box<Relay>) {
-        let Connection { stream, buffer: from_client, held } = connection;
+        let Connection { stream, buffer: from_client, held, .. } = connection;
         let limits = routing::limits(&context.config(), &self.database, &self.user);
         let mut secret = vec![0; if self.startup.minor >= 2 { 32 } else { 4 }];
         // Without randomness no client could be told from another; a zero secret only means that cancel does not work.

@@ -168,7 +168,7 @@ macro_rules! setting {
 #[rustfmt::skip] // one setting, one paragraph
 pub(super) static GENERAL: &[Setting<General>] = &[
     setting!(workers: Workers = r#""auto""#, restart,
-        "Worker threads; `\"auto\"` is one for each core."),
+        "Worker threads; `\"auto\"` is one for every two cores, which leaves room for PostgreSQL or clients on the same machine. On a machine of its own, one for each core."),
     setting!(listen_addr: Addresses = r#"["127.0.0.1"]"# / "[]", restart,
         "TCP addresses to listen on; `\"*\"` is every address (`0.0.0.0` and `::`), `[]` is none."),
     setting!(listen_port: Port<0> = "6432", restart,

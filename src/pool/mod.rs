@@ -27,14 +27,18 @@ use crate::metrics::{PoolCounters, ResetReasons};
 use crate::pool::budget::{Group, Permit};
 use crate::server::ServerError;
 use crate::server::login::Target;
-use crate::session::CatalogFacts;
+use crate::session::{CatalogFacts, Reported, Settings};
 use deadpool::unmanaged;
+use lru::LruCache;
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Servers that one worker can hold for a pool without a size limit.
 const UNLIMITED: u32 = 10_000;
+/// Sets of startup settings whose effect is remembered.
+const ACCEPTED_SETTINGS: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 
 /// Which pool: the database as clients call it, and the user on the server.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -95,6 +99,9 @@ pub struct Pool {
     retired: AtomicBool,
     pub(crate) branches: Box<[Branch]>,
     trouble: Mutex<Trouble>,
+    /// What servers reported under settings that clients log in with. One for all workers, so that a login waits for no
+    /// server where another worker knows the greeting.
+    pub(crate) accepted: Mutex<LruCache<Arc<Settings>, Arc<Reported>>>,
     facts: Mutex<Facts>,
     /// Changes whenever the catalog facts do.
     facts_generation: AtomicU32,
@@ -171,6 +178,7 @@ impl Pool {
             retired: AtomicBool::new(false),
             branches: (0..workers).map(branch).collect(),
             trouble: Mutex::default(),
+            accepted: Mutex::new(LruCache::new(ACCEPTED_SETTINGS)),
             facts: Mutex::new(Facts {
                 current: Arc::new(CatalogFacts::unknown()),
                 probing: false,

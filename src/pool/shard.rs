@@ -5,11 +5,9 @@ use crate::pool::budget::micros;
 use crate::pool::keeper::Job;
 use crate::pool::line::{Line, Outcome};
 use crate::pool::registry::Parcel;
-use crate::pool::{CheckoutError, ConnectState, Lease, Policy, Pool, Pooled, Seat};
+use crate::pool::{CheckoutError, ConnectState, Lease, Policy, Pool, Pooled, Seat, lock};
 use crate::session::{CatalogFacts, Footprint, Interner, Reported, Settings, Shapes};
-use lru::LruCache;
 use std::cell::{Cell, RefCell};
-use std::num::NonZeroUsize;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
@@ -26,8 +24,6 @@ pub(crate) const PATIENCE: Duration = Duration::from_millis(1);
 const GENEROSITY: Duration = Duration::from_millis(10);
 /// Bytes of statement texts kept by a shard for the next client that prepares the same.
 const INTERNER_BUDGET: usize = 16 << 20;
-/// Sets of startup settings whose effect is remembered.
-const ACCEPTED_SETTINGS: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 
 /// One worker's part of a pool.
 #[derive(Debug)]
@@ -40,8 +36,6 @@ pub struct Shard {
     pub(crate) connecting: Cell<u32>,
     jobs: UnboundedSender<(Rc<Shard>, Job)>,
     siblings: Rc<[UnboundedSender<Parcel>]>,
-    /// What servers reported under settings that clients log in with.
-    accepted: RefCell<LruCache<Arc<Settings>, Arc<Reported>>>,
     /// Statements that clients prepare.
     pub interner: RefCell<Interner>,
     /// What simple queries were judged to leave behind.
@@ -69,7 +63,6 @@ impl Shard {
             connecting: Cell::new(0),
             jobs,
             siblings,
-            accepted: RefCell::new(LruCache::new(ACCEPTED_SETTINGS)),
             interner: RefCell::new(Interner::new(INTERNER_BUDGET)),
             shapes: RefCell::new(Shapes::new(getrandom::u64().unwrap_or(0))),
             busy_since_probe: Cell::new(false),
@@ -125,7 +118,7 @@ impl Shard {
     /// What a server reports under these settings, if a client logged in with them before.
     #[must_use]
     pub fn accepted(&self, settings: &Arc<Settings>) -> Option<(Arc<Settings>, Arc<Reported>)> {
-        let mut accepted = self.accepted.borrow_mut();
+        let mut accepted = lock(&self.pool.accepted);
         let (known, reported) =
             (accepted.get_key_value(settings)?.0.clone(), accepted.get(settings)?.clone());
         Some((known, reported))
@@ -133,12 +126,12 @@ impl Shard {
 
     /// Remembers what a server reported under these settings.
     pub fn accept(&self, settings: &Arc<Settings>, reported: &Arc<Reported>) {
-        self.accepted.borrow_mut().put(settings.clone(), reported.clone());
+        lock(&self.pool.accepted).put(settings.clone(), reported.clone());
     }
 
     /// Forgets what servers reported: it is not so any more.
     pub fn forget_accepted(&self) {
-        self.accepted.borrow_mut().clear();
+        lock(&self.pool.accepted).clear();
     }
 
     /// Clients in line here.

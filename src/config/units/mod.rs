@@ -134,7 +134,9 @@ impl Unit for Workers {
 
     fn read(scalar: &Scalar) -> Result<usize, String> {
         if matches!(scalar, Scalar::Text(text) if text == "auto") {
-            return Ok(std::thread::available_parallelism().map_or(1, |count| count.get().min(1024)));
+            // Measured: docs/architecture.md, "Workers".
+            let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+            return Ok(cores.div_ceil(2).min(1024));
         }
         let count = whole(scalar, 1, 1024, r#"such as 4, or "auto" for one a core"#)?;
         usize::try_from(count).map_err(|_| format!("{count} is too many threads"))

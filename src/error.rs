@@ -12,6 +12,8 @@ pub struct Error {
     pub kind: Kind,
     /// The primary message.
     pub message: String,
+    /// What exactly was wrong, where that is more than the message says.
+    pub detail: Option<Box<str>>,
     /// What to do about it.
     pub hint: Option<&'static str>,
     /// The server's own words, which then take the place of ours.
@@ -85,7 +87,7 @@ impl Kind {
 impl Error {
     /// An error without a hint.
     pub fn new(kind: Kind, message: impl Into<String>) -> Error {
-        Error { kind, message: message.into(), hint: None, server: None }
+        Error { kind, message: message.into(), detail: None, hint: None, server: None }
     }
 
     /// The same with a hint.
@@ -103,7 +105,7 @@ impl Error {
                 severity,
                 code: self.kind.sqlstate(),
                 message: &self.message,
-                detail: None,
+                detail: self.detail.as_deref(),
                 hint: self.hint,
             }
             .write(out),
@@ -113,7 +115,8 @@ impl Error {
 
 impl std::fmt::Display for Error {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.message)
+        f.write_str(&self.message)?;
+        self.detail.iter().try_for_each(|detail| write!(f, ": {detail}"))
     }
 }
 
@@ -127,7 +130,13 @@ impl From<ServerError> for Error {
             }
             _ => Kind::ServerLost,
         };
-        Error { kind, message: error.to_string(), hint: None, server: error.response().cloned() }
+        Error {
+            kind,
+            message: error.to_string(),
+            detail: None,
+            hint: None,
+            server: error.response().cloned(),
+        }
     }
 }
 

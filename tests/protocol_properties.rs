@@ -170,7 +170,13 @@ impl Model {
             }
             Message::Query | Message::Function => {
                 self.open = false;
-                self.replies.push_back(if fails { b'E' } else if message == Message::Query { b'C' } else { b'V' });
+                self.replies.push_back(if fails {
+                    b'E'
+                } else if message == Message::Query {
+                    b'C'
+                } else {
+                    b'V'
+                });
                 self.replies.push_back(b'Z');
             }
             Message::Extended(_) if fails => {

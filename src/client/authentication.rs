@@ -80,7 +80,7 @@ async fn scram(connection: &mut Connection, name: &str, credentials: Credentials
     backend::authentication(&mut out, 10, &[SCRAM_SHA_256.as_bytes(), b"\0\0"].concat());
     connection.write(&out).await?;
 
-    let initial = connection.password_message().await?;
+    let initial = connection.password_message("SASL").await?;
     let first = sasl_initial(&initial)?;
     let first = match first {
         Some(first) => first.to_vec(),
@@ -88,7 +88,7 @@ async fn scram(connection: &mut Connection, name: &str, credentials: Credentials
             out.clear();
             backend::authentication(&mut out, 11, &[]);
             connection.write(&out).await?;
-            connection.password_message().await?.to_vec()
+            connection.password_message("SASL").await?.to_vec()
         }
     };
     let nonce = Nonce::new(random()?);
@@ -98,7 +98,7 @@ async fn scram(connection: &mut Connection, name: &str, credentials: Credentials
     backend::authentication(&mut out, 11, &server_first);
     connection.write(&out).await?;
 
-    let last = connection.password_message().await?;
+    let last = connection.password_message("SASL").await?;
     let accepted = challenged.client_final(&last).map_err(|error| refusal(&error, name))?;
     out.clear();
     backend::authentication(&mut out, 12, &accepted.server_final);
@@ -128,7 +128,7 @@ async fn check_md5(connection: &mut Connection, name: &str, secret: &Secret) -> 
     let mut out = BytesMut::new();
     backend::authentication(&mut out, 5, &salt);
     connection.write(&out).await?;
-    let answer = connection.password_message().await?;
+    let answer = connection.password_message("password").await?;
     let answer = answer.strip_suffix(&[0]).unwrap_or(&answer);
     md5::verify(secret, name, salt, answer).map_err(|error| refusal(&error, name))
 }
@@ -142,11 +142,15 @@ fn random<const N: usize>() -> Result<[u8; N], Refusal> {
 
 fn refusal(error: &AuthError, name: &str) -> Refusal {
     Refusal::Error(match error {
-        AuthError::Protocol { .. } => Error::new(Kind::ProtocolViolation, error.to_string()),
+        AuthError::Protocol { .. } => with_detail(Kind::ProtocolViolation, error),
         AuthError::Unsupported(text) => Error::new(Kind::Unsupported, *text),
-        AuthError::ChannelBinding { .. } => Error::new(Kind::InvalidAuthorization, error.to_string()),
+        AuthError::ChannelBinding { .. } => with_detail(Kind::InvalidAuthorization, error),
         _ => wrong_password(name),
     })
+}
+
+fn with_detail(kind: Kind, error: &AuthError) -> Error {
+    Error { detail: error.detail().map(Box::from), ..Error::new(kind, error.message()) }
 }
 
 /// What a wrong password and an unknown user get alike.

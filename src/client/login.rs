@@ -207,15 +207,15 @@ impl Connection {
         }
     }
 
-    /// The body of the next message, which must be one of authentication.
-    pub(super) async fn password_message(&mut self) -> Result<Vec<u8>, Refusal> {
+    /// The body of the next message, which must be one of authentication; `expected` names it for the error.
+    pub(super) async fn password_message(&mut self, expected: &str) -> Result<Vec<u8>, Refusal> {
         loop {
             let violation = |text: &str| Refusal::Error(Error::new(Kind::ProtocolViolation, text));
             match Header::parse(self.buffer.bytes()) {
                 Err(error) => return Err(violation(&error.to_string())),
                 Ok(Some(header)) if header.tag != b'p' => {
                     return Err(violation(&format!(
-                        "expected password response, got message type {}",
+                        "expected {expected} response, got message type {}",
                         header.tag
                     )));
                 }

@@ -1,9 +1,12 @@
 //! How many servers there may be: exact counts over all workers.
 
-use crate::pool::Pool;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use crate::pool::{Pool, lock};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+/// How long a claim stands unless it is renewed: a few sweeps.
+const CLAIM: Duration = Duration::from_millis(300);
 
 /// A number of servers and its limit.
 #[derive(Debug)]
@@ -11,13 +14,29 @@ pub struct Group {
     count: AtomicU32,
     /// `u32::MAX`: none.
     limit: AtomicU32,
+    /// Whether there can be a claim: all that is looked at as a rule.
+    is_claimed: AtomicBool,
+    claim: Mutex<Option<Claim>>,
+}
+
+/// A pool without any server wants the next place of a full group.
+#[derive(Debug)]
+struct Claim {
+    /// The pool, by its address.
+    pool: usize,
+    lapses_at: Instant,
 }
 
 impl Group {
     /// An empty group; `None`: no limit.
     #[must_use]
     pub fn new(limit: Option<u32>) -> Group {
-        Group { count: AtomicU32::new(0), limit: AtomicU32::new(limit.unwrap_or(u32::MAX)) }
+        Group {
+            count: AtomicU32::new(0),
+            limit: AtomicU32::new(limit.unwrap_or(u32::MAX)),
+            is_claimed: AtomicBool::new(false),
+            claim: Mutex::default(),
+        }
     }
 
     /// Servers in it.
@@ -41,6 +60,34 @@ impl Group {
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.count() >= self.limit.load(Ordering::Relaxed)
+    }
+
+    /// Keeps the next place for a pool, for a moment. The first claim stands.
+    pub(crate) fn claim(&self, pool: &Pool, now: Instant) {
+        let mut claim = lock(&self.claim);
+        if claim.as_ref().is_none_or(|other| other.pool == address(pool) || other.lapses_at <= now) {
+            *claim = Some(Claim { pool: address(pool), lapses_at: now + CLAIM });
+            self.is_claimed.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the next place is kept for another pool.
+    #[inline]
+    pub(crate) fn is_kept_from(&self, pool: &Pool, now: Instant) -> bool {
+        self.is_claimed.load(Ordering::Relaxed)
+            && lock(&self.claim)
+                .as_ref()
+                .is_some_and(|claim| claim.pool != address(pool) && claim.lapses_at > now)
+    }
+
+    fn claim_met(&self, pool: &Pool) {
+        if self.is_claimed.load(Ordering::Relaxed) {
+            let mut claim = lock(&self.claim);
+            if claim.as_ref().is_some_and(|claim| claim.pool == address(pool)) {
+                *claim = None;
+                self.is_claimed.store(false, Ordering::Relaxed);
+            }
+        }
     }
 
     fn enter(&self, extra: u32) -> bool {
@@ -73,6 +120,8 @@ impl Permit {
             pool.size.leave();
             return None;
         }
+        pool.database.claim_met(pool);
+        pool.user.claim_met(pool);
         Some(Permit(pool.clone()))
     }
 }
@@ -83,6 +132,10 @@ impl Drop for Permit {
         self.0.database.leave();
         self.0.user.leave();
     }
+}
+
+fn address(pool: &Pool) -> usize {
+    std::ptr::from_ref(pool) as usize
 }
 
 /// Microseconds from a fixed moment of the process to `now`; the same for all workers.

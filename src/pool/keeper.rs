@@ -20,6 +20,8 @@ use tokio::time::{sleep, timeout};
 
 /// How long a statement of pgvalet's own may take before its server is given up.
 const OWN_QUERY_LIMIT: Duration = Duration::from_secs(30);
+/// The same for a check: it does nothing, and a server that does not answer soon is as good as gone.
+const CHECK_LIMIT: Duration = Duration::from_secs(5);
 
 /// A job for the keeper.
 #[derive(Debug)]
@@ -172,7 +174,7 @@ async fn check(mut lease: Lease) {
     let shard = lease.shard().clone();
     let Some(query) = shard.policy().check_query.clone() else { return lease.put_down() };
     let idle_since = lease.idle_since;
-    match own_query(&mut lease, &query).await {
+    match timeout(CHECK_LIMIT, lease.run(&query)).await.unwrap_or(Err(ServerError::Timeout)) {
         Ok(_) => {
             let now = Instant::now();
             lease.checked_at = now;

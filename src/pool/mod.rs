@@ -233,8 +233,21 @@ impl Pool {
     }
 
     /// Takes a place for one more server, beyond the pool's size by up to `extra`.
-    pub(crate) fn try_permit(self: &Arc<Pool>, extra: u32) -> Option<Permit> {
-        Permit::take(self, extra)
+    pub(crate) fn try_permit(self: &Arc<Pool>, extra: u32, now: Instant) -> Option<Permit> {
+        let is_kept = self.database.is_kept_from(self, now) || self.user.is_kept_from(self, now);
+        if is_kept { None } else { Permit::take(self, extra) }
+    }
+
+    /// Asks for the next place in the full groups that keep the pool from having any server.
+    pub(crate) fn claim_place(&self, now: Instant) {
+        let groups = [&self.database, &self.user].into_iter().filter(|group| group.is_full());
+        groups.for_each(|group| group.claim(self, now));
+    }
+
+    /// Whether a server has to go: its group is full, and another pool has none.
+    #[inline]
+    pub(crate) fn owes_a_place(&self, now: Instant) -> bool {
+        [&self.database, &self.user].into_iter().any(|group| group.is_kept_from(self, now) && group.is_full())
     }
 
     pub(crate) fn wait_bit(worker: usize) -> u64 {

@@ -228,6 +228,9 @@ impl Shards {
             let starved =
                 !shard.line.borrow().is_empty() && !shard.pool.size.is_full() && shard.connecting.get() == 0;
             if starved && (shard.pool.database.is_full() || shard.pool.user.is_full()) {
+                if shard.pool.size.count() == 0 {
+                    shard.pool.claim_place(now);
+                }
                 self.registry.evict_idle_for(&shard.pool);
             }
         }

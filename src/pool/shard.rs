@@ -270,7 +270,7 @@ impl Shard {
                     return;
                 }
             }
-            let Some(permit) = self.pool.try_permit(extra) else { return };
+            let Some(permit) = self.pool.try_permit(extra, now) else { return };
             self.keep(Job::Connect(permit, crate::pool::keeper::Connecting::new(self)));
         }
     }
@@ -312,7 +312,7 @@ impl Shard {
     #[inline]
     pub(crate) fn offer(self: &Rc<Shard>, lease: Lease, now: Instant) {
         self.busy_since_probe.set(true);
-        if lease.expires_at.is_some_and(|at| at <= now) || self.is_surplus() {
+        if lease.expires_at.is_some_and(|at| at <= now) || self.is_surplus() || self.pool.owes_a_place(now) {
             lease.retire();
             self.demand(now);
             return;
@@ -343,7 +343,9 @@ impl Shard {
     /// Whether there are more servers than there may be, or the pool was replaced.
     fn is_surplus(&self) -> bool {
         let pool = &self.pool;
-        let over = pool.size.is_over(self.policy.borrow().reserve) || pool.database.is_over(0) || pool.user.is_over(0);
+        let over = pool.size.is_over(self.policy.borrow().reserve)
+            || pool.database.is_over(0)
+            || pool.user.is_over(0);
         // Those in line for a replaced pool are sent to the new one by the next sweep; until then it serves them.
         over || pool.is_retired() && self.line.borrow().is_empty()
     }

@@ -1,6 +1,6 @@
 //! Work on servers that no client has: opening, resetting, checking, probing the catalog, and decent endings.
 //!
-//! Each worker has one keeper ([`run`]); every job becomes a task of that worker. No job runs in a client's future, so a
+//! Each worker has one keeper (`run`); every job becomes a task of that worker. No job runs in a client's future, so a
 //! client that leaves takes nothing down with it.
 
 use crate::auth::keys::KeyCache;

@@ -28,6 +28,8 @@ pub struct Process {
     pub mock: MockSecret,
     /// Clients of all workers, those logging in included.
     pub clients: AtomicU32,
+    /// Of these, clients of the admin console.
+    pub consoles: AtomicU32,
     /// Who passes cancel requests to other workers.
     pub cancels: Box<dyn CancelRoute>,
     /// The admin console.

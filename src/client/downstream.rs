@@ -4,6 +4,7 @@
 //! ErrorResponse, ParameterStatus, and the few command tags that empty a server's statements.
 
 use crate::client::relay::{Body, End, Relay};
+use crate::config::Reset;
 use crate::protocol::frame::HEADER;
 use crate::protocol::{ErrorFields, Header, TxStatus, backend};
 use crate::server::ServerError;
@@ -15,7 +16,7 @@ use bytes::BytesMut;
 use std::sync::Arc;
 
 /// Longest message from a server that pgvalet has to read whole.
-const WHOLE_LIMIT: usize = 1 << 20;
+const WHOLE_LIMIT: usize = 8 << 20;
 
 impl Relay {
     /// Deals with the messages that are there.
@@ -229,6 +230,8 @@ impl Relay {
         let body = &self.from_server.bytes()[cursor + HEADER..cursor + header.total()];
         let Some((name, value)) = backend::read_parameter_status(body) else { return false };
         let swallow = lease.owed.swallowing();
+        // Without `auto` nobody has judged what runs: a report may be the client's own doing.
+        let judged = self.shard.with_policy(|policy| policy.reset) == Reset::Auto;
         let mut encoding_changed = false;
         let is_news = Reported::record(&mut lease.reported, name, value);
         if !swallow {
@@ -237,7 +240,7 @@ impl Relay {
                 encoding_changed = true;
             }
         }
-        if is_news && !swallow && !self.footprint.can_set() {
+        if is_news && !swallow && judged && !self.footprint.can_set() {
             // The server's configuration was reloaded: what holds for the pool has changed, not what the client set.
             self.shard.forget_accepted();
         } else if is_news && !swallow && !self.discarding {

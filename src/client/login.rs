@@ -5,6 +5,7 @@ use crate::client::cell::{Activity, ClientCell};
 use crate::client::context::{CancelRequest, Context};
 use crate::client::outgoing::Outgoing;
 use crate::client::relay::{Body, End, Leaving, Relay};
+use crate::config::Config;
 use crate::error::{Error, Kind};
 use crate::net::stream::Address;
 use crate::net::{Buffer, Stream};
@@ -80,6 +81,22 @@ impl Drop for Counted {
     }
 }
 
+/// Counts a client of the admin console while it is there.
+struct OnConsole(Rc<Context>);
+
+impl OnConsole {
+    fn new(context: &Rc<Context>) -> OnConsole {
+        context.process.consoles.fetch_add(1, Ordering::Relaxed);
+        OnConsole(context.clone())
+    }
+}
+
+impl Drop for OnConsole {
+    fn drop(&mut self) {
+        self.0.process.consoles.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// A client in its worker's list.
 struct Registered {
     context: Rc<Context>,
@@ -120,10 +137,13 @@ async fn open(context: &Rc<Context>, stream: Stream, peer: &Address) -> Option<(
     let refusal = match outcome {
         Ok(Login::Session(session)) => return Some(session.into_relay(context, connection)),
         // Outside the time limit: whoever is there has proved who it is.
-        Ok(Login::Console(user)) => match super::console::serve(context, &mut connection, &user).await {
-            Ok(()) => Refusal::Done,
-            Err(refusal) => refusal,
-        },
+        Ok(Login::Console(user)) => {
+            let _console = OnConsole::new(context);
+            match super::console::serve(context, &mut connection, &user).await {
+                Ok(()) => Refusal::Done,
+                Err(refusal) => refusal,
+            }
+        }
         Err(refusal) => refusal,
     };
     match refusal {
@@ -137,7 +157,9 @@ async fn open(context: &Rc<Context>, stream: Stream, peer: &Address) -> Option<(
             if context.config.borrow().general.log.pooler_errors {
                 let (database, user) =
                     connection.asked_for.as_ref().map(|(database, user)| (&**database, &**user)).unzip();
-                tracing::warn!(%peer, database, user, reason = %error, "login refused");
+                // Escaped: it may quote what somebody sent who has not proved anything.
+                let reason = error.to_string();
+                tracing::warn!(%peer, database, user, reason = %reason.escape_debug(), "login refused");
             }
             connection.last_words(&error).await;
             None
@@ -326,13 +348,13 @@ async fn log_in(
     if ADMIN_DATABASES.contains(&database_name.as_str()) {
         return Ok(Login::Console(user_name));
     }
-    let Some(blueprint) = routing::route(&config, &database_name, &user_name) else {
+    let plan = |config: &Config| routing::route(config, &database_name, &user_name);
+    let Some(shard) = context.shards.shard(plan) else {
         let text = format!("database \"{database_name}\" does not exist");
         return Err(Error::new(Kind::UnknownDatabase, text)
             .hint("Add it to the [databases] of pgvalet's configuration.")
             .into());
     };
-    let shard = context.shards.shard(blueprint);
     let limit = routing::limits(&config, &database_name, &user_name).query_wait_timeout;
     let (settings, reported) = welcome(&shard, startup_settings(&startup)?, limit).await?;
     shard.counters().logins.add(1);
@@ -390,11 +412,14 @@ fn startup_settings(startup: &Startup) -> Result<Settings, Error> {
             )
             .hint("In options, -c name=value and --name=value are understood.")
         })?;
-        found.iter().for_each(|(name, value)| settings.set(name, value));
+        let lasting = found.iter().filter(|(name, _)| !name.to_ascii_lowercase().starts_with("transaction_"));
+        lasting.for_each(|(name, value)| settings.set(name, value));
     }
     for (name, value) in &startup.parameters {
         let is_setting = !matches!(name.as_str(), "user" | "database" | "options" | "replication");
-        if is_setting && !name.starts_with("_pq_.") {
+        // What holds for one transaction only has no meaning before the first one.
+        let is_momentary = name.to_ascii_lowercase().starts_with("transaction_");
+        if is_setting && !is_momentary && !name.starts_with("_pq_.") {
             settings.set(name, value);
         }
     }
@@ -411,23 +436,28 @@ async fn welcome(
     if let Some(known) = shard.accepted(&settings) {
         return Ok(known);
     }
-    let mut lease = borrow(shard, limit).await?;
-    if *lease.in_force != *settings {
-        let sql = lease.in_force.difference(&settings);
-        let outcome = lease.run(&sql).await;
-        match outcome {
-            Ok(_) => lease.in_force = settings.clone(),
-            Err(error @ ServerError::Refused(_)) => {
-                lease.checkin(ResetPlan::Nothing, Instant::now());
-                return Err(Refusal::Error(error.into()));
+    loop {
+        let mut lease = borrow(shard, limit).await?;
+        if *lease.in_force != *settings {
+            let is_new = lease.in_force.is_empty();
+            let sql = lease.in_force.difference(&settings);
+            match lease.run(&sql).await {
+                Ok(_) => lease.in_force = settings.clone(),
+                Err(error @ ServerError::Refused(_)) if is_new => {
+                    lease.checkin(ResetPlan::Nothing, Instant::now());
+                    return Err(Refusal::Error(error.into()));
+                }
+                // It may be the settings of another client that cannot be undone: the lease, and so the server, ends
+                // here, and the next one has fewer of them.
+                Err(ServerError::Refused(_)) => continue,
+                Err(error) => return Err(Refusal::Error(error.into())),
             }
-            Err(error) => return Err(Refusal::Error(error.into())),
         }
+        let reported = lease.reported.clone();
+        shard.accept(&settings, &reported);
+        lease.checkin(ResetPlan::Nothing, Instant::now());
+        return Ok((settings, reported));
     }
-    let reported = lease.reported.clone();
-    shard.accept(&settings, &reported);
-    lease.checkin(ResetPlan::Nothing, Instant::now());
-    Ok((settings, reported))
 }
 
 /// Gets a server for a moment, in order of arrival like everybody.
@@ -489,7 +519,7 @@ impl Session {
             spoiled: false,
             discarding: false,
             skip_to_sync: false,
-            leaving: Leaving::No,
+            leaving: if context.draining.get() { Leaving::Draining } else { Leaving::No },
             lost: None,
             leased_at: Instant::now(),
             client_dry: false,

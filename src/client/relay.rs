@@ -10,7 +10,7 @@
 use crate::client::cell::{Activity, ClientCell, Verdict};
 use crate::client::context::Context as WorkerContext;
 use crate::client::outgoing::Outgoing;
-use crate::config::{PoolMode, Reset};
+use crate::config::{Config, PoolMode, Reset};
 use crate::error::{Error, Kind};
 use crate::net::buffer::{LARGE, SMALL};
 use crate::net::{Buffer, Stream};
@@ -336,9 +336,9 @@ impl Relay {
                     return Ok(true);
                 }
                 Poll::Ready(Err(CheckoutError::Moved)) => {
-                    let config = self.context.config();
-                    match routing::route(&config, &self.cell.database, &self.cell.user) {
-                        Some(blueprint) => self.shard = self.context.shards.shard(blueprint),
+                    let plan = |config: &Config| routing::route(config, &self.cell.database, &self.cell.user);
+                    match self.context.shards.shard(plan) {
+                        Some(shard) => self.shard = shard,
                         None => {
                             let gone = format!(
                                 "database \"{}\" was removed from the configuration",
@@ -450,10 +450,7 @@ impl Relay {
                 _ => self.server_lost(ServerError::Protocol("bytes after ReadyForQuery")),
             };
         }
-        if self.footprint.contains(Footprint::DDL) {
-            self.shard.pool.forget_facts();
-            self.footprint = self.footprint.without(Footprint::DDL);
-        }
+        self.forget_facts_after_ddl();
         let now = Instant::now();
         self.set_activity(Activity::Idle, now);
         if self.shard.with_policy(|policy| policy.mode) == PoolMode::Session {
@@ -462,6 +459,14 @@ impl Relay {
         }
         self.release(now);
         Ok(())
+    }
+
+    /// Forgets what was known of the catalog if the client may have changed it.
+    fn forget_facts_after_ddl(&mut self) {
+        if self.footprint.contains(Footprint::DDL) {
+            self.shard.pool.catalog.forget();
+            self.footprint = self.footprint.without(Footprint::DDL);
+        }
     }
 
     /// Gives the server back; it is free.
@@ -536,8 +541,13 @@ impl Relay {
         let keepable = self.reply == Body::None
             && boundaries <= 1
             && self.shard.with_policy(|policy| policy.mode) != PoolMode::Session;
-        // Nothing is left to cancel on it.
-        lease.owed = Default::default();
+        self.forget_facts_after_ddl();
+        // Nothing is left to cancel on it. What it never came to, or never told of, has not changed the client's names.
+        for owed in lease.owed.write_off() {
+            if let Owed::Parse(naming) | Owed::Fake(_, naming) = owed {
+                self.statements.set(&naming.name, naming.previous);
+            }
+        }
         drop(lease);
 
         self.drop_unread_reply();
@@ -603,9 +613,10 @@ impl Relay {
             if !lease.owed.is_empty() {
                 self.shard.counters().cancels.add(1);
                 let pending = lease.cancels.enter();
-                let (address, key) = (lease.address.clone(), lease.key.clone());
+                let (address, key, gate) = (lease.address.clone(), lease.key.clone(), lease.cancels.clone());
                 tokio::task::spawn_local(async move {
                     if let Err(error) = cancel::cancel(&address, &key).await {
+                        gate.doubt();
                         tracing::warn!(%address, pid = key.pid, %error, "a cancel request could not be delivered");
                     }
                     drop(pending);
@@ -660,6 +671,12 @@ impl Relay {
     pub(super) fn finish(&mut self, end: &End) {
         let now = Instant::now();
         self.shard.give_up(&self.cell.seat, now);
+        self.forget_facts_after_ddl();
+        let is_whole = self.request == Body::None
+            && self.to_server.is_empty()
+            && self.reply == Body::None
+            && self.from_server.len() == self.to_client.cursor()
+            && !self.spoiled;
         if let End::Fatal(error) = end
             && self.reply == Body::None
         {
@@ -669,7 +686,6 @@ impl Relay {
             let _ = self.to_client.poll_flush(&mut cx, &mut self.from_server, &mut self.stream, &mut 0);
         }
         let Some(lease) = self.lease.take() else { return };
-        let is_whole = self.request == Body::None && self.to_server.is_empty();
         let plan = self.reset_plan();
         if is_whole && lease.is_free() {
             lease.checkin(plan, now);

@@ -23,6 +23,8 @@ use std::time::Instant;
 const SPILL_LIMIT: usize = LARGE;
 /// Longest Parse that is kept, so that its statement can follow the client to other servers.
 const PARSE_LIMIT: usize = 1 << 20;
+/// Unanswered changes of names that one client may have.
+const NAMINGS_LIMIT: usize = 16_384;
 /// Names taken back that are remembered for error messages.
 const UNDONE_NAMES: usize = 64;
 /// Bytes of statements that one client may have prepared.
@@ -45,7 +47,7 @@ impl Relay {
     pub(super) fn scan_client(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         let mut progress = false;
         while self.from_client.len() > self.to_server.cursor() {
-            if self.to_server.spilled() > SPILL_LIMIT {
+            if self.to_server.spilled().max(self.to_client.spilled()) > SPILL_LIMIT {
                 break;
             }
             if self.request != Body::None {
@@ -191,6 +193,19 @@ impl Relay {
         if matches!(self.cell.activity(), Activity::Idle | Activity::IdleInTransaction) {
             self.set_activity(Activity::Active, Instant::now());
         }
+        if let Some(lease) = &self.lease {
+            if lease.owed.is_skipping() && !matches!(header.tag, b'S' | b'X') {
+                // The server would ignore it.
+                self.request = Body::Discard(header.total());
+                self.continue_request();
+                return Ok(Step::Done);
+            }
+            if lease.owed.namings() > NAMINGS_LIMIT {
+                let error = Error::new(Kind::TooLarge, "too many unanswered Parse and Close messages")
+                    .hint("Read replies before sending more.");
+                return Err(End::Fatal(error));
+            }
+        }
         match header.tag {
             b'd' => {
                 let is_wanted = self.lease.as_ref().is_some_and(|lease| !lease.owed.is_empty());
@@ -305,7 +320,8 @@ impl Relay {
                 lease.prepared.pop(&id);
             }
             Owed::Evict(id) if id != 0 => {
-                lease.prepared.put(id, None);
+                // Whether it is there or not was not certain for one that was closed to be prepared again.
+                lease.prepared.put(id, Some(0));
             }
             _ => {}
         }
@@ -338,8 +354,9 @@ impl Relay {
         if self.shard.with_policy(|policy| policy.reset) != Reset::Auto {
             return;
         }
-        let found = self.shard.with_facts(|generation, facts| {
-            statement.footprint(generation, |sql| classify(sql, facts, self.unsafe_encoding))
+        let found = self.shard.with_facts(|generation, facts| match self.unsafe_encoding {
+            true => classify(statement.text(), facts, true),
+            false => statement.footprint(generation, |sql| classify(sql, facts, false)),
         });
         self.note_footprint(found);
     }
@@ -542,7 +559,7 @@ impl Relay {
             // Whether it is there or not, after a Close it is not.
             let name = Statement::name_of(id);
             frontend::close_statement(self.to_server.insert(&mut self.from_client), name.as_bytes());
-            self.owe(Owed::Evict(0));
+            self.owe(Owed::Evict(id));
         } else {
             self.make_room();
         }

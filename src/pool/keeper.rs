@@ -22,6 +22,8 @@ use tokio::time::{sleep, timeout};
 const OWN_QUERY_LIMIT: Duration = Duration::from_secs(30);
 /// The same for a check: it does nothing, and a server that does not answer soon is as good as gone.
 const CHECK_LIMIT: Duration = Duration::from_secs(5);
+/// What makes a session as new. It cannot be part of a longer query.
+const DISCARD_ALL: &str = "DISCARD ALL";
 
 /// A job for the keeper.
 #[derive(Debug)]
@@ -75,7 +77,10 @@ pub(crate) async fn run(mut jobs: UnboundedReceiver<(Rc<Shard>, Job)>, keys: Arc
                 Job::Check(lease) => check(lease).await,
                 Job::Probe(lease) => probe_idle(lease).await,
                 Job::RollBack(lease, plan) => roll_back(lease, &plan).await,
-                Job::Abandon(pooled) => abandon(pooled).await,
+                Job::Abandon(pooled) => {
+                    abandon(pooled).await;
+                    shard.demand(Instant::now());
+                }
                 Job::Demand => shard.demand(Instant::now()),
                 Job::LookAgain => {
                     sleep(PATIENCE).await;
@@ -101,7 +106,7 @@ async fn connect(shard: &Rc<Shard>, permit: Permit, connecting: Connecting, keys
             shard.accept(&Arc::new(Settings::default()), &server.reported);
             let mut pooled = Box::new(Pooled { server, _permit: permit });
             // The first server reads the catalog before its first client comes, so that `auto` knows what it judges.
-            if shard.pool.claim_probe(now, shard.with_policy(|policy| policy.probe_interval)) {
+            if shard.pool.catalog.claim_probe(now, shard.with_policy(|policy| policy.probe_interval)) {
                 let outcome = probe(&mut pooled.server, shard).await;
                 if let Err(error) = outcome {
                     shard.log_closed(&error, "the catalog could not be read");
@@ -141,9 +146,10 @@ async fn reset(mut lease: Lease, plan: &ResetPlan) {
         ResetPlan::Full => {
             let query = shard.policy().reset_query.clone();
             lease.prepared.clear();
-            lease.in_force = Arc::new(Settings::default());
             shard.counters().full_resets.add(1);
-            own_query(&mut lease, &query).await.map(drop)
+            let outcome = full_reset(&mut lease, &query).await;
+            lease.in_force = Arc::new(Settings::default());
+            outcome
         }
     };
     match outcome {
@@ -158,9 +164,22 @@ async fn reset(mut lease: Lease, plan: &ResetPlan) {
     }
 }
 
+/// Makes the server as new, then runs what else the configuration asks for.
+async fn full_reset(lease: &mut Lease, query: &str) -> Result<(), ServerError> {
+    own_query(lease, DISCARD_ALL).await?;
+    if !query.trim().trim_end_matches(';').eq_ignore_ascii_case(DISCARD_ALL) {
+        own_query(lease, query).await?;
+    }
+    Ok(())
+}
+
 async fn settle(mut lease: Lease) {
     lease.cancels.clone().wait_quiet().await;
     let shard = lease.shard().clone();
+    if lease.cancels.is_doubtful() {
+        shard.log_closed(&"a cancel request may still reach it", "a cancel request could not be delivered");
+        return;
+    }
     if !lease.is_free() {
         shard.log_closed(&"it is in a transaction", "its reset failed");
         return;
@@ -191,12 +210,12 @@ async fn probe(server: &mut Server, shard: &Rc<Shard>) -> Result<(), ServerError
     let outcome = timeout(OWN_QUERY_LIMIT, server.run(PROBE_SQL)).await.unwrap_or(Err(ServerError::Timeout));
     let failure = match outcome {
         Ok(reply) => {
-            shard.pool.facts_probed(Some(CatalogFacts::from_rows(&reply.rows)));
+            shard.pool.catalog.probed(Some(CatalogFacts::from_rows(&reply.rows)));
             return Ok(());
         }
         Err(error) => error,
     };
-    shard.pool.facts_probed(None);
+    shard.pool.catalog.probed(None);
     tracing::warn!(
         database = &*shard.pool.key.database,
         user = &*shard.pool.key.user,

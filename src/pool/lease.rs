@@ -47,7 +47,7 @@ impl Lease {
         let shard = self.shard.clone();
         if !matches!(plan, ResetPlan::Nothing) {
             shard.keep(Job::Reset(self, plan));
-        } else if self.cancels.is_busy() {
+        } else if self.cancels.is_busy() || self.cancels.is_doubtful() {
             shard.keep(Job::Settle(self));
         } else {
             shard.offer(self, now);

@@ -10,6 +10,7 @@
 //! [`keeper`] owns the servers that no client has, [`sweep`] looks after deadlines, [`registry`] knows all pools.
 
 pub mod budget;
+pub mod catalog;
 pub mod keeper;
 pub mod lease;
 pub mod line;
@@ -25,9 +26,10 @@ pub use shard::Shard;
 use crate::config::{PoolMode, Reset};
 use crate::metrics::{PoolCounters, ResetReasons};
 use crate::pool::budget::{Group, Permit};
+use crate::pool::catalog::Catalog;
 use crate::server::ServerError;
 use crate::server::login::Target;
-use crate::session::{CatalogFacts, Reported, Settings};
+use crate::session::{Reported, Settings};
 use deadpool::unmanaged;
 use lru::LruCache;
 use std::num::NonZeroUsize;
@@ -102,9 +104,8 @@ pub struct Pool {
     /// What servers reported under settings that clients log in with. One for all workers, so that a login waits for no
     /// server where another worker knows the greeting.
     pub(crate) accepted: Mutex<LruCache<Arc<Settings>, Arc<Reported>>>,
-    facts: Mutex<Facts>,
-    /// Changes whenever the catalog facts do.
-    facts_generation: AtomicU32,
+    /// What is known of the database's catalog.
+    pub(crate) catalog: Arc<Catalog>,
 }
 
 /// What a pool has on one worker and others may look at.
@@ -130,13 +131,6 @@ struct Trouble {
     last: Option<ServerError>,
 }
 
-#[derive(Debug)]
-struct Facts {
-    current: Arc<CatalogFacts>,
-    probing: bool,
-    probed_at: Option<Instant>,
-}
-
 /// What a pool looks like at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Status {
@@ -158,6 +152,7 @@ impl Pool {
         workers: usize,
         database: Arc<Group>,
         user: Arc<Group>,
+        catalog: Arc<Catalog>,
     ) -> Pool {
         let capacity = policy.capacity() as usize;
         let branch = |_| Branch {
@@ -179,12 +174,7 @@ impl Pool {
             branches: (0..workers).map(branch).collect(),
             trouble: Mutex::default(),
             accepted: Mutex::new(LruCache::new(ACCEPTED_SETTINGS)),
-            facts: Mutex::new(Facts {
-                current: Arc::new(CatalogFacts::unknown()),
-                probing: false,
-                probed_at: None,
-            }),
-            facts_generation: AtomicU32::new(1),
+            catalog,
         }
     }
 
@@ -317,59 +307,6 @@ impl Pool {
 
     pub(crate) fn connect_succeeded(&self) {
         *lock(&self.trouble) = Trouble::default();
-    }
-
-    /// The generation of the catalog facts; take them again when it changes.
-    #[inline]
-    pub(crate) fn facts_generation(&self) -> u32 {
-        self.facts_generation.load(Ordering::Acquire)
-    }
-
-    /// What is known of the catalog.
-    pub(crate) fn facts(&self) -> (u32, Arc<CatalogFacts>) {
-        let facts = lock(&self.facts);
-        (self.facts_generation(), facts.current.clone())
-    }
-
-    /// Forgets what is known of the catalog: somebody changed it.
-    pub(crate) fn forget_facts(&self) {
-        let mut facts = lock(&self.facts);
-        facts.probed_at = None;
-        if facts.current.is_known() {
-            self.install_facts(&mut facts, CatalogFacts::unknown());
-        }
-    }
-
-    /// Whether the catalog is to be probed now; the caller who is told so must probe or give up with
-    /// [`Pool::facts_probed`].
-    pub(crate) fn claim_probe(&self, now: Instant, interval: Duration) -> bool {
-        let mut facts = lock(&self.facts);
-        let due = facts.probed_at.is_none_or(|at| now.duration_since(at) >= interval);
-        let claimed = due && !facts.probing;
-        if claimed {
-            facts.probing = true;
-            facts.probed_at = Some(now);
-        }
-        claimed
-    }
-
-    /// Takes in the outcome of a claimed probe. One during which the facts were forgotten counts for nothing.
-    pub(crate) fn facts_probed(&self, outcome: Option<CatalogFacts>) {
-        let mut facts = lock(&self.facts);
-        facts.probing = false;
-        if facts.probed_at.is_none() {
-            return;
-        }
-        match outcome {
-            Some(found) => self.install_facts(&mut facts, found),
-            None => self.install_facts(&mut facts, CatalogFacts::unknown()),
-        }
-    }
-
-    fn install_facts(&self, facts: &mut Facts, found: CatalogFacts) {
-        facts.current = Arc::new(found);
-        let next = self.facts_generation.load(Ordering::Relaxed).wrapping_add(1).max(1);
-        self.facts_generation.store(next, Ordering::Release);
     }
 }
 

@@ -1,6 +1,8 @@
 //! All pools of the process, and one worker's shards of them.
 
+use crate::config::{Config, Host};
 use crate::pool::budget::Group;
+use crate::pool::catalog::Catalog;
 use crate::pool::keeper::Job;
 use crate::pool::{Policy, Pool, PoolKey, Pooled, Shard, lock};
 use crate::server::login::Target;
@@ -40,49 +42,55 @@ pub struct Registry {
     inner: Mutex<Inner>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Inner {
+    config: Arc<Config>,
     pools: HashMap<PoolKey, Arc<Pool>>,
     /// Pools that were replaced and still have servers.
     retired: Vec<Arc<Pool>>,
     databases: HashMap<Arc<str>, Arc<Group>>,
     users: HashMap<Arc<str>, Arc<Group>>,
+    /// By where the database is: what one user changes in a catalog holds for all.
+    catalogs: HashMap<(Vec<Host>, u16, String), Arc<Catalog>>,
 }
 
 impl Registry {
     /// Without pools yet.
     #[must_use]
-    pub fn new(workers: usize) -> Registry {
-        Registry { workers, inner: Mutex::default() }
+    pub fn new(workers: usize, config: Arc<Config>) -> Registry {
+        let inner = Inner {
+            config,
+            pools: HashMap::new(),
+            retired: Vec::new(),
+            databases: HashMap::new(),
+            users: HashMap::new(),
+            catalogs: HashMap::new(),
+        };
+        Registry { workers, inner: Mutex::new(inner) }
     }
 
-    /// The pool of this blueprint, made if it is not there. Limits and policy follow the blueprint; a pool whose
-    /// target differs is replaced.
-    pub fn pool(&self, blueprint: Blueprint) -> Arc<Pool> {
+    /// The pool that `plan` wants under the configuration in force, made if it is not there. `None` if it wants none.
+    /// Limits and policy follow the plan; a pool whose target differs is replaced.
+    pub fn pool(&self, plan: impl FnOnce(&Config) -> Option<Blueprint>) -> Option<Arc<Pool>> {
         let mut inner = lock(&self.inner);
-        let Inner { pools, retired, databases, users } = &mut *inner;
-        let database = group(databases, &blueprint.key.database, blueprint.max_db_connections);
-        let user = group(users, &blueprint.key.user, blueprint.max_user_connections);
-        if let Some(pool) = pools.get(&blueprint.key) {
-            if pool.target == blueprint.target && pool.set_policy(blueprint.policy.clone()) {
-                return pool.clone();
+        let blueprint = plan(&inner.config)?;
+        Some(inner.pool(self.workers, blueprint))
+    }
+
+    /// Puts a configuration in force: limits change in place, other changes make a new pool and drain the old one, and a
+    /// pool that `plan` has no place for any more is drained. No login can bring the old configuration back.
+    pub fn apply(&self, config: Arc<Config>, plan: impl Fn(&Config, &PoolKey) -> Option<Blueprint>) {
+        let mut inner = lock(&self.inner);
+        let keys: Vec<PoolKey> = inner.pools.keys().cloned().collect();
+        for key in keys {
+            match plan(&config, &key) {
+                Some(blueprint) if blueprint.key == key => {
+                    inner.pool(self.workers, blueprint);
+                }
+                _ => inner.retire(&key),
             }
-            pool.retire();
-            retired.push(pool.clone());
         }
-        let Blueprint { key, target, policy, .. } = blueprint;
-        let pool = Arc::new(Pool::new(key.clone(), target, policy, self.workers, database, user));
-        pools.insert(key, pool.clone());
-        pool
-    }
-
-    /// Retires the pool of this name, because the configuration has no place for it any more.
-    pub fn retire(&self, key: &PoolKey) {
-        let mut inner = lock(&self.inner);
-        if let Some(pool) = inner.pools.remove(key) {
-            pool.retire();
-            inner.retired.push(pool);
-        }
+        inner.config = config;
     }
 
     /// All pools in use, by name.
@@ -119,6 +127,32 @@ impl Registry {
             }
             Err(_) => false,
         })
+    }
+}
+
+impl Inner {
+    fn pool(&mut self, workers: usize, blueprint: Blueprint) -> Arc<Pool> {
+        let database = group(&mut self.databases, &blueprint.key.database, blueprint.max_db_connections);
+        let user = group(&mut self.users, &blueprint.key.user, blueprint.max_user_connections);
+        if let Some(pool) = self.pools.get(&blueprint.key) {
+            if pool.target == blueprint.target && pool.set_policy(blueprint.policy.clone()) {
+                return pool.clone();
+            }
+            self.retire(&blueprint.key);
+        }
+        let Blueprint { key, target, policy, .. } = blueprint;
+        let place = (target.hosts.clone(), target.port, target.dbname.clone());
+        let catalog = self.catalogs.entry(place).or_default().clone();
+        let pool = Arc::new(Pool::new(key.clone(), target, policy, workers, database, user, catalog));
+        self.pools.insert(key, pool.clone());
+        pool
+    }
+
+    fn retire(&mut self, key: &PoolKey) {
+        if let Some(pool) = self.pools.remove(key) {
+            pool.retire();
+            self.retired.push(pool);
+        }
     }
 }
 
@@ -171,15 +205,9 @@ impl Shards {
         }
     }
 
-    /// This worker's shard of the blueprint's pool.
-    pub fn shard(&self, blueprint: Blueprint) -> Rc<Shard> {
-        if let Some(shard) = self.shards.borrow().get(&blueprint.key)
-            && !shard.pool.is_retired()
-        {
-            return shard.clone();
-        }
-        let pool = self.registry.pool(blueprint);
-        self.shard_of(pool)
+    /// This worker's shard of the pool that `plan` wants under the configuration in force.
+    pub fn shard(&self, plan: impl FnOnce(&Config) -> Option<Blueprint>) -> Option<Rc<Shard>> {
+        self.registry.pool(plan).map(|pool| self.shard_of(pool))
     }
 
     fn shard_of(&self, pool: Arc<Pool>) -> Rc<Shard> {

@@ -56,7 +56,7 @@ impl Shard {
     ) -> Rc<Shard> {
         Rc::new(Shard {
             policy: RefCell::new(pool.policy()),
-            facts: RefCell::new(pool.facts()),
+            facts: RefCell::new(pool.catalog.facts()),
             pool,
             worker,
             line: RefCell::default(),
@@ -107,9 +107,9 @@ impl Shard {
     /// What is known of the catalog, and the generation of that knowledge.
     #[inline]
     pub fn with_facts<T>(&self, look: impl FnOnce(u32, &CatalogFacts) -> T) -> T {
-        let generation = self.pool.facts_generation();
+        let generation = self.pool.catalog.generation();
         if self.facts.borrow().0 != generation {
-            *self.facts.borrow_mut() = self.pool.facts();
+            *self.facts.borrow_mut() = self.pool.catalog.facts();
         }
         let facts = self.facts.borrow();
         look(facts.0, &facts.1)
@@ -280,6 +280,10 @@ impl Shard {
         let others = self.pool.branches.iter().enumerate().filter(|(other, _)| *other != self.worker);
         for (_, branch) in others {
             while let Ok(mut pooled) = branch.idle.try_remove() {
+                if let Err(error) = pooled.server.take_news() {
+                    self.log_closed(&error, "it ended while idle");
+                    continue;
+                }
                 let moved = pooled.server.stream.detach().and_then(|()| pooled.server.stream.attach());
                 match moved {
                     Ok(()) => {

@@ -50,7 +50,7 @@ fn look_at_idle(shard: &Rc<Shard>, now: Instant) {
     let mut leases: Vec<Lease> =
         std::iter::from_fn(|| idle.try_get().ok()).map(|object| Lease::new(object, shard.clone())).collect();
     let mut probe =
-        shard.take_busy() && !leases.is_empty() && shard.pool.claim_probe(now, policy.probe_interval);
+        shard.take_busy() && !leases.is_empty() && shard.pool.catalog.claim_probe(now, policy.probe_interval);
     let mut cx = Context::from_waker(Waker::noop());
     // The one used last came first and has to go back last.
     while let Some(mut lease) = leases.pop() {
@@ -78,7 +78,7 @@ fn look_at_idle(shard: &Rc<Shard>, now: Instant) {
         }
     }
     if probe {
-        shard.pool.facts_probed(None);
+        shard.pool.catalog.probed(None);
     }
 }
 

@@ -38,15 +38,7 @@ fn fixed_at_start(old: &Config, new: &Config) -> [(&'static str, bool); 8] {
     ]
 }
 
-/// Brings the pools in line with the configuration: limits change in place, other changes make a new pool and drain
-/// the old one, and a pool without a database any more is drained.
-pub fn apply(config: &Config, registry: &Registry) {
-    for pool in registry.pools() {
-        match routing::route(config, &pool.key.database, &pool.key.user) {
-            Some(blueprint) if blueprint.key == pool.key => {
-                registry.pool(blueprint);
-            }
-            _ => registry.retire(&pool.key),
-        }
-    }
+/// Brings the pools in line with the configuration.
+pub fn apply(config: &Arc<Config>, registry: &Registry) {
+    registry.apply(config.clone(), |config, key| routing::route(config, &key.database, &key.user));
 }

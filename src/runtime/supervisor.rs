@@ -154,13 +154,14 @@ async fn supervise(path: PathBuf, config: Arc<Config>) -> Result<(), String> {
 
 fn start(path: PathBuf, config: Arc<Config>, requests: UnboundedSender<Request>) -> Result<Running, String> {
     let count = config.general.workers;
-    let registry = Arc::new(Registry::new(count));
+    let registry = Arc::new(Registry::new(count, config.clone()));
     let handles = Arc::new(OnceLock::new());
     let control = Reach { requests: requests.clone(), workers: handles.clone() };
     let process = Arc::new(Process {
         keys: Arc::new(KeyCache::new(KEY_CACHE)),
         mock: mock_secret(&config),
         clients: AtomicU32::new(0),
+        consoles: AtomicU32::new(0),
         cancels: Box::new(Reach { requests, workers: handles.clone() }),
         console: Box::new(Admin::new(registry.clone(), Box::new(control))),
     });
@@ -255,7 +256,9 @@ async fn drain(running: &Running, signals: &mut Signals) {
         }
     };
     let everybody_left = async {
-        while running.process.clients.load(Ordering::Relaxed) > 0 {
+        let process = &running.process;
+        // Who sits at the admin console holds nothing up.
+        while process.clients.load(Ordering::Relaxed) > process.consoles.load(Ordering::Relaxed) {
             sleep(LOOK).await;
         }
     };

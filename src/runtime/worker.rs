@@ -157,6 +157,7 @@ fn reload(context: &Rc<Context>, config: Arc<Config>) {
 /// Makes the pools that are kept at a minimum size before any client asks for them.
 fn open_standing_pools(context: &Rc<Context>) {
     for blueprint in routing::standing(&context.config()) {
-        context.shards.shard(blueprint);
+        let key = blueprint.key;
+        context.shards.shard(|config| routing::route(config, &key.database, &key.user));
     }
 }

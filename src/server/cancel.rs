@@ -10,7 +10,7 @@ use crate::server::BackendKey;
 use bytes::BytesMut;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 use tokio::sync::Notify;
 
@@ -21,6 +21,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub struct CancelGate {
     pending: AtomicU32,
+    doubtful: AtomicBool,
     quiet: Notify,
 }
 
@@ -37,6 +38,18 @@ impl CancelGate {
     pub fn enter(self: &Arc<CancelGate>) -> Pending {
         self.pending.fetch_add(1, Ordering::AcqRel);
         Pending(self.clone())
+    }
+
+    /// Notes that nobody knows whether a request will still reach the server: it must not serve another client.
+    pub fn doubt(&self) {
+        self.doubtful.store(true, Ordering::Release);
+    }
+
+    /// Whether a request may still reach the server although nobody waits for it any more.
+    #[inline]
+    #[must_use]
+    pub fn is_doubtful(&self) -> bool {
+        self.doubtful.load(Ordering::Acquire)
     }
 
     /// Waits until no request is on its way.

@@ -101,6 +101,8 @@ async fn attempt(target: &Target, keys: &Arc<KeyCache>) -> Result<Server, Server
     }
     if let Some(sql) = &target.connect_query {
         server.run(sql).await?;
+        // What it set is what every session of the pool starts with.
+        server.in_force = Arc::default();
     }
     Ok(server)
 }

@@ -17,6 +17,7 @@ use crate::protocol::frame::HEADER;
 use crate::protocol::{ErrorFields, Header, TxStatus, backend, frontend};
 use crate::server::cancel::CancelGate;
 use crate::server::owed::OwedQueue;
+use crate::session::settings::followed;
 use crate::session::{Reported, Settings};
 use bytes::{Buf, BytesMut};
 use lru::LruCache;
@@ -173,7 +174,7 @@ impl Server {
                     }
                     return refused.map_or(Ok(reply), Err);
                 }
-                b'S' => self.report(&body)?,
+                b'S' => self.report_change(&body)?,
                 b'T' | b'C' | b'I' | b'N' | b'A' => {}
                 _ => return Err(ServerError::Protocol("unexpected reply to a simple query")),
             }
@@ -196,7 +197,7 @@ impl Server {
             }
             while let Some((tag, body)) = split_message(&mut pending)? {
                 match tag {
-                    b'S' => self.report(&body)?,
+                    b'S' => self.report_change(&body)?,
                     b'N' | b'A' => {}
                     b'E' => {
                         return Err(ServerError::Lost(Some(Box::new(ServerError::Refused(
@@ -220,6 +221,19 @@ impl Server {
         let mut out = BytesMut::new();
         frontend::terminate(&mut out);
         let _ = self.stream.try_write(&out);
+    }
+
+    /// A report from a server that no client has. Whatever changed the value, a rollback or a new configuration, it is now
+    /// in force, and no client's settings may be taken to be.
+    fn report_change(&mut self, body: &[u8]) -> Result<(), ServerError> {
+        let (name, value) =
+            backend::read_parameter_status(body).ok_or(ServerError::Protocol("malformed ParameterStatus"))?;
+        if Reported::record(&mut self.reported, name, value)
+            && let Some(name) = std::str::from_utf8(name).ok().and_then(followed)
+        {
+            Arc::make_mut(&mut self.in_force).set(name, &String::from_utf8_lossy(value));
+        }
+        Ok(())
     }
 
     fn report(&mut self, body: &[u8]) -> Result<(), ServerError> {

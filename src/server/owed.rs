@@ -77,7 +77,8 @@ pub enum Verdict {
 
 impl Owed {
     /// The change of the client's names that it stands for.
-    fn naming(&self) -> Option<&Naming> {
+    #[must_use]
+    pub fn naming(&self) -> Option<&Naming> {
         match self {
             Owed::Parse(naming) | Owed::Fake(_, naming) => Some(naming),
             _ => None,
@@ -171,6 +172,25 @@ impl OwedQueue {
             Some(Owed::Parse(naming)) => naming.prepares,
             _ => None,
         }
+    }
+
+    /// Whether the server ignores everything up to a Sync that has not been sent yet.
+    #[inline]
+    #[must_use]
+    pub fn is_skipping(&self) -> bool {
+        self.skipping
+    }
+
+    /// Forgets all that is owed, because nobody will pay it; what it was, the latest first.
+    pub fn write_off(&mut self) -> impl Iterator<Item = Owed> + use<> {
+        std::mem::take(self).queue.into_iter().rev()
+    }
+
+    /// How many changes of the client's names wait for their turn.
+    #[inline]
+    #[must_use]
+    pub fn namings(&self) -> usize {
+        self.namings
     }
 
     /// Whether a batch is open.

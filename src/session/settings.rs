@@ -96,6 +96,11 @@ impl Settings {
 
 /// A literal that means the same whatever `standard_conforming_strings` is.
 fn quote_literal(text: &str) -> String {
+    if !text.is_ascii() {
+        // In some client encodings a byte of it could swallow a quote or a backslash: it travels as digits.
+        let hex: String = text.bytes().map(|byte| format!("{byte:02x}")).collect();
+        return format!("pg_catalog.convert_from(pg_catalog.decode('{hex}', 'hex'), 'UTF8')");
+    }
     let prefix = if text.contains('\\') { "E" } else { "" };
     format!("{prefix}'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
@@ -171,6 +176,16 @@ mod tests {
             Settings::default().difference(&wanted),
             r#"SELECT pg_catalog.set_config('application_name', E'a''b\\', false), "#.to_owned()
                 + r#"pg_catalog.set_config('search_path', '"$user", public', false)"#
+        );
+    }
+
+    #[test]
+    fn what_is_not_ascii_travels_as_digits() {
+        let wanted = settings(&[("application_name", "é")]);
+        assert_eq!(
+            Settings::default().difference(&wanted),
+            "SELECT pg_catalog.set_config('application_name', \
+             pg_catalog.convert_from(pg_catalog.decode('c3a9', 'hex'), 'UTF8'), false)"
         );
     }
 

@@ -112,8 +112,14 @@ impl Relay {
     }
 
     /// Gives the replies that are due and that no server is asked for.
-    #[inline]
+    #[inline(always)]
     pub(super) fn emit_fakes(&mut self) {
+        if self.lease.as_ref().is_some_and(|lease| lease.owed.namings() > 0) {
+            self.emit_due_fakes();
+        }
+    }
+
+    fn emit_due_fakes(&mut self) {
         let Some(lease) = self.lease.as_mut() else { return };
         while let Some(fake) = lease.owed.next_fake() {
             let reply = match fake {

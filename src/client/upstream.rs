@@ -10,11 +10,11 @@ use crate::error::{Error, Kind};
 use crate::net::buffer::LARGE;
 use crate::protocol::frame::HEADER;
 use crate::protocol::{Header, TxStatus, backend, frontend};
-use crate::server::Has;
 use crate::server::owed::{Fake, Naming, Owed};
+use crate::server::{Has, Server};
 use crate::session::classify::{begins_transaction, classify};
 use crate::session::statements::UNKNOWN_NAME;
-use crate::session::{Footprint, Statement};
+use crate::session::{Footprint, Statement, Statements};
 use std::sync::Arc;
 use std::task::Context;
 use std::time::Instant;
@@ -492,18 +492,30 @@ impl Relay {
             self.pass(header);
             return Ok(Step::Done);
         }
+        // Most portals have no name, and an empty box takes no memory.
         let portal: Box<[u8]> = portal.into();
+        if let Some(statement) = ready_statement(&self.statements, self.lease.as_deref_mut(), name) {
+            self.judge_statement(&statement);
+            self.bind(header, &portal, statement.name(), names);
+            return Ok(Step::Done);
+        }
         let name: Box<[u8]> = name.into();
         let Some(server_name) = self.server_name(&name) else { return Ok(Step::NeedReplies) };
+        self.bind(header, &portal, &server_name, names);
+        Ok(Step::Done)
+    }
+
+    /// Sends a Bind with the server's name for its statement; `names` is the length of the client's names.
+    #[inline]
+    fn bind(&mut self, header: Header, portal: &[u8], server_name: &[u8], names: usize) {
         self.owe(Owed::Bind);
         let rest = header.body as usize - names;
-        frontend::bind_prefix(self.to_server.insert(&mut self.from_client), &portal, &server_name, rest);
+        frontend::bind_prefix(self.to_server.insert(&mut self.from_client), portal, server_name, rest);
         self.to_server.skip(&mut self.from_client, HEADER + names);
         self.request = if rest == 0 { Body::None } else { Body::Forward(rest) };
         if !self.input().is_empty() {
             self.continue_request();
         }
-        Ok(Step::Done)
     }
 
     /// What the server calls the statement that the client calls `name`; it is made sure to be there. `None` while that
@@ -617,6 +629,21 @@ impl Relay {
         }
         Ok(Step::Done)
     }
+}
+
+/// The statement of a name that is settled, if the server has it: the common case, without further ado.
+#[inline]
+fn ready_statement(
+    statements: &Statements,
+    server: Option<&mut Server>,
+    name: &[u8],
+) -> Option<Arc<Statement>> {
+    let server = server?;
+    if name.is_empty() || server.owed.namings() > 0 {
+        return None;
+    }
+    let statement = statements.get(name)?;
+    (server.has(statement.id()) == Has::Yes).then(|| statement.clone())
 }
 
 /// Whether a Query may be a DEALLOCATE or DISCARD. One that hides behind other statements is found by its reply.

@@ -215,9 +215,9 @@ pub(super) static GENERAL: &[Setting<General>] = &[
         "Users who may look at the admin console."),
 
     setting!(reset: Word<Reset> = r#""auto""#, reload,
-        "What a server goes through between two clients: the least that makes it as new, all of `server_reset_query`, or nothing."),
+        "What a server goes through between two clients: the least that makes it as new, a full reset, or nothing."),
     setting!(server_reset_query: Text = r#""DISCARD ALL""#, reload,
-        "The full reset."),
+        "What a full reset runs after `DISCARD ALL`, if it is anything else."),
     setting!(catalog_probe_interval: Time = r#""30s""#, reload,
         "How long what the catalog says of triggers, views and functions is believed; `reset = \"auto\"` relies on it."),
     setting!(server_check_query: CheckQuery = r#""<empty>""#, reload,

@@ -129,6 +129,19 @@ impl Buffers {
         if buffer.data.len() >= size {
             return;
         }
+        if size <= SMALL
+            && buffer.data.is_empty()
+            && let Some(data) = self.small.borrow_mut().pop()
+        {
+            buffer.data = data;
+            return;
+        }
+        self.equip_anew(buffer, size);
+    }
+
+    /// The rarer ways to equip a buffer: the stock is empty, or it holds something and needs to be larger.
+    #[cold]
+    fn equip_anew(&self, buffer: &mut Buffer, size: usize) {
         let (stock, size) = if size <= SMALL { (&self.small, SMALL) } else { (&self.large, size.max(LARGE)) };
         let kept = if size <= LARGE { stock.borrow_mut().pop() } else { None };
         let mut data = kept.unwrap_or_else(|| vec![0; size].into_boxed_slice());
@@ -140,8 +153,14 @@ impl Buffers {
     /// Takes the memory of `buffer` back if it holds nothing.
     #[inline]
     pub fn reclaim(&self, buffer: &mut Buffer) {
-        if buffer.is_allocated() && buffer.is_empty() {
-            self.keep(std::mem::take(buffer));
+        if buffer.is_empty() && buffer.is_allocated() {
+            let mut small = self.small.borrow_mut();
+            if buffer.data.len() == SMALL && small.len() < STOCK {
+                small.push(std::mem::take(&mut buffer.data));
+            } else {
+                drop(small);
+                self.keep(std::mem::take(buffer));
+            }
         }
     }
 

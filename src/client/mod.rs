@@ -1,14 +1,17 @@
 //! One client: its login, its session, and the relay between it and the server it borrows.
 //!
 //! [`serve`] is the life of a connection. `relay` is the hot path; what it does with the bytes of each direction is in
-//! `upstream` (client to server) and `downstream` (server to client).
+//! `upstream` (client to server, with `naming` for prepared statements) and `downstream` (server to client); `endings` has
+//! what happens when a server is lost, a query canceled, or a client leaves.
 
 mod authentication;
 pub mod cell;
 mod console;
 pub mod context;
 mod downstream;
+mod endings;
 mod login;
+mod naming;
 mod outgoing;
 mod relay;
 mod upstream;

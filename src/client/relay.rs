@@ -1,13 +1,13 @@
 //! THE HOT PATH: one future a client polls both its sockets.
 //!
 //! A turn goes round: what the server has to say, what goes to the client, what the client asks. Each direction is
-//! bounded by one buffer and independent of the other, so neither can block the other. `upstream` holds what happens to
-//! the client's messages, `downstream` what happens to the server's.
+//! bounded by one buffer and independent of the other, so neither can block the other. `upstream` and `naming` hold what
+//! happens to the client's messages, `downstream` what happens to the server's, `endings` how it all ends.
 //!
 //! Invariants: a server is given back only when it owes nothing, no batch is open, its last ReadyForQuery said idle, and
 //! no byte is unsent or unread; a lease that is dropped on any other way closes its server.
 
-use crate::client::cell::{Activity, ClientCell, Verdict};
+use crate::client::cell::{Activity, ClientCell};
 use crate::client::context::Context as WorkerContext;
 use crate::client::outgoing::Outgoing;
 use crate::config::{Config, PoolMode, Reset};
@@ -19,14 +19,13 @@ use crate::protocol::frame::FrameError;
 use crate::protocol::{TxStatus, backend, frontend};
 use crate::routing;
 use crate::server::ServerError;
-use crate::server::cancel;
 use crate::server::owed::Owed;
 use crate::session::footprint::ResetPlan;
 use crate::session::{Footprint, Reported, Settings, Statements};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Instant;
 
 /// Rounds of one turn before other clients of the worker get theirs.
@@ -462,7 +461,7 @@ impl Relay {
     }
 
     /// Forgets what was known of the catalog if the client may have changed it.
-    fn forget_facts_after_ddl(&mut self) {
+    pub(super) fn forget_facts_after_ddl(&mut self) {
         if self.footprint.contains(Footprint::DDL) {
             self.shard.pool.catalog.forget();
             self.footprint = self.footprint.without(Footprint::DDL);
@@ -484,7 +483,7 @@ impl Relay {
     }
 
     /// What the server has to go through before the next client.
-    fn reset_plan(&self) -> ResetPlan {
+    pub(super) fn reset_plan(&self) -> ResetPlan {
         match self.shard.with_policy(|policy| policy.reset) {
             Reset::Never => ResetPlan::Nothing,
             Reset::Always => ResetPlan::Full,
@@ -519,179 +518,5 @@ impl Relay {
     /// The transaction status of a client that has no server.
     pub(super) fn status_without_server(&self) -> TxStatus {
         if self.lost.is_some() { TxStatus::Failed } else { TxStatus::Idle }
-    }
-
-    /// The server has gone while the client had it: says so, and keeps the client if that can be done without telling
-    /// it anything wrong.
-    pub(super) fn server_lost(&mut self, error: ServerError) -> Result<(), End> {
-        let Some(mut lease) = self.lease.take() else { return Ok(()) };
-        self.shard.counters().lost_servers.add(1);
-        tracing::warn!(
-            database = &*self.cell.database,
-            user = &*self.cell.user,
-            pid = lease.key.pid,
-            %error,
-            "server lost"
-        );
-        let error: Error = error.into();
-        let boundaries = lease.owed.boundaries();
-        let in_transaction = lease.status != TxStatus::Idle;
-        let outstanding = !lease.owed.is_empty();
-        let batch_open = boundaries == 0 && !lease.owed.at_rest();
-        let keepable = self.reply == Body::None
-            && boundaries <= 1
-            && self.shard.with_policy(|policy| policy.mode) != PoolMode::Session;
-        self.forget_facts_after_ddl();
-        // Nothing is left to cancel on it. What it never came to, or never told of, has not changed the client's names.
-        for owed in lease.owed.write_off() {
-            if let Owed::Parse(naming) | Owed::Fake(_, naming) = owed {
-                self.statements.set(&naming.name, naming.previous);
-            }
-        }
-        drop(lease);
-
-        self.drop_unread_reply();
-        self.to_server.discard(&mut self.from_client);
-        if let Body::Forward(left) = self.request {
-            self.request = Body::Discard(left);
-        }
-        if !keepable {
-            return Err(End::Fatal(error));
-        }
-        self.set_activity(Activity::Idle, Instant::now());
-        if in_transaction {
-            self.lost = Some(Box::new(LostTransaction { error: None }));
-        }
-        if boundaries == 1 || batch_open {
-            let status = self.status_without_server();
-            let out = self.to_client.insert(&mut self.from_server);
-            error.write(out, "FATAL");
-            if batch_open {
-                self.skip_to_sync = true;
-            } else {
-                backend::ready_for_query(out, status);
-            }
-        } else if let Some(lost) = &mut self.lost {
-            debug_assert!(!outstanding);
-            lost.error = Some(error);
-        }
-        Ok(())
-    }
-
-    /// Forgets what the lost server said and was not passed on; what was scanned still goes to the client.
-    fn drop_unread_reply(&mut self) {
-        let unread = self.from_server.len() - self.to_client.cursor();
-        if unread > 0 {
-            self.to_client.insert(&mut self.from_server);
-            self.from_server.advance(unread);
-        }
-    }
-
-    /// Listens to the worker: cancel requests, deadlines, the end of the process.
-    fn hear(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
-        let (verdict, cancel) = self.cell.hear();
-        if let Some(done) = cancel {
-            self.cancel(done)?;
-        }
-        match verdict {
-            None => Ok(()),
-            Some(Verdict::Drain) => {
-                if self.leaving == Leaving::No {
-                    self.leaving = Leaving::Draining;
-                }
-                cx.waker().wake_by_ref();
-                Ok(())
-            }
-            Some(Verdict::Vanished) => Err(End::Closed),
-            Some(Verdict::End(error)) => Err(End::Fatal(error)),
-        }
-    }
-
-    /// A cancel request for this client: stops the query that runs, takes a waiting one out of line, else does nothing.
-    fn cancel(&mut self, done: tokio::sync::oneshot::Sender<()>) -> Result<(), End> {
-        if let Some(lease) = &self.lease {
-            if !lease.owed.is_empty() {
-                self.shard.counters().cancels.add(1);
-                let pending = lease.cancels.enter();
-                let (address, key, gate) = (lease.address.clone(), lease.key.clone(), lease.cancels.clone());
-                tokio::task::spawn_local(async move {
-                    if let Err(error) = cancel::cancel(&address, &key).await {
-                        gate.doubt();
-                        tracing::warn!(%address, pid = key.pid, %error, "a cancel request could not be delivered");
-                    }
-                    drop(pending);
-                    drop(done);
-                });
-            }
-            return Ok(());
-        }
-        if self.cell.seat.is_waiting() {
-            let now = Instant::now();
-            self.shard.give_up(&self.cell.seat, now);
-            self.set_activity(Activity::Idle, now);
-            self.fail_request(&Error::new(Kind::Canceled, "canceling statement due to user request"))?;
-        }
-        Ok(())
-    }
-
-    /// Ends the session if the client, or pgvalet, wants it to end and nothing is owed any more.
-    fn leave_if_done(&mut self) -> Result<(), End> {
-        if self.leaving == Leaving::No {
-            return Ok(());
-        }
-        let busy = self.lease.as_ref().is_some_and(|lease| !lease.owed.is_empty())
-            || !self.to_server.is_empty()
-            || !self.to_client.is_empty();
-        let in_line = self.cell.seat.is_waiting();
-        match self.leaving {
-            Leaving::Terminated if !busy => Err(End::Terminated),
-            // Nothing ends what is open any more. There may be replies that a Flush asked for: it is given a moment.
-            Leaving::Terminated
-                if self.cell.activity() != Activity::Closing
-                    && self.lease.as_ref().is_some_and(|lease| lease.owed.waits_for_client()) =>
-            {
-                self.cell.set_activity(Activity::Closing, Instant::now());
-                Ok(())
-            }
-            Leaving::HalfClosed if !busy && !in_line => Err(End::Closed),
-            Leaving::Draining if !busy && !in_line && (self.lease.is_none() || self.may_leave_session()) => {
-                let error = Error::new(Kind::Shutdown, "terminating connection due to administrator command");
-                Err(End::Fatal(error))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Whether a session-pooled client is between transactions.
-    fn may_leave_session(&self) -> bool {
-        self.lease.as_ref().is_some_and(|lease| lease.is_free()) && self.request == Body::None
-    }
-
-    /// The end of the session: last words, and the server into good hands.
-    pub(super) fn finish(&mut self, end: &End) {
-        let now = Instant::now();
-        self.shard.give_up(&self.cell.seat, now);
-        self.forget_facts_after_ddl();
-        let is_whole = self.request == Body::None
-            && self.to_server.is_empty()
-            && self.reply == Body::None
-            && self.from_server.len() == self.to_client.cursor()
-            && !self.spoiled;
-        if let End::Fatal(error) = end
-            && self.reply == Body::None
-        {
-            // A client that does not take all of it now will see its connection closed.
-            error.write(self.to_client.insert(&mut self.from_server), "FATAL");
-            let mut cx = Context::from_waker(Waker::noop());
-            let _ = self.to_client.poll_flush(&mut cx, &mut self.from_server, &mut self.stream, &mut 0);
-        }
-        let Some(lease) = self.lease.take() else { return };
-        let plan = self.reset_plan();
-        if is_whole && lease.is_free() {
-            lease.checkin(plan, now);
-        } else if is_whole && lease.owed.at_rest() {
-            lease.roll_back(plan);
-        }
-        // Else the lease is dropped: what runs is canceled, and the server closed.
     }
 }

@@ -13,7 +13,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 # Major versions tested besides the installed one, and the test binaries whose outcome depends on the version.
 majors=(14 15 16 17 18)
-versioned=(harness differential)
+versioned=(harness differential findings)
 
 quick=false
 for argument in "$@"; do

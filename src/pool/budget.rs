@@ -96,6 +96,12 @@ impl Group {
         self.count.fetch_update(Ordering::AcqRel, Ordering::Relaxed, one_more).is_ok()
     }
 
+    /// Leaves if at least `minimum` stay; whether it left.
+    fn leave_above(&self, minimum: u32) -> bool {
+        let one_less = |count| (count > minimum).then(|| count - 1);
+        self.count.fetch_update(Ordering::AcqRel, Ordering::Relaxed, one_less).is_ok()
+    }
+
     fn leave(&self) {
         self.count.fetch_sub(1, Ordering::AcqRel);
     }
@@ -103,7 +109,11 @@ impl Group {
 
 /// The right to have one server: a place in its pool, its database and its user.
 #[derive(Debug)]
-pub struct Permit(Arc<Pool>);
+pub struct Permit {
+    pool: Arc<Pool>,
+    /// Whether the place in the pool was given up already.
+    left_pool: bool,
+}
 
 impl Permit {
     /// Takes a place everywhere or nowhere; in the pool up to `extra` beyond its size.
@@ -122,15 +132,24 @@ impl Permit {
         }
         pool.database.claim_met(pool);
         pool.user.claim_met(pool);
-        Some(Permit(pool.clone()))
+        Some(Permit { pool: pool.clone(), left_pool: false })
+    }
+
+    /// Gives up the place in the pool if at least `minimum` servers stay in it: several workers may want to close an
+    /// idle server at the same moment. Whether the server is to be closed.
+    pub(crate) fn give_up_above(&mut self, minimum: u32) -> bool {
+        self.left_pool = self.left_pool || self.pool.size.leave_above(minimum);
+        self.left_pool
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.0.size.leave();
-        self.0.database.leave();
-        self.0.user.leave();
+        if !self.left_pool {
+            self.pool.size.leave();
+        }
+        self.pool.database.leave();
+        self.pool.user.leave();
     }
 }
 

@@ -17,7 +17,7 @@ use std::time::Instant;
 #[derive(Debug)]
 pub struct Pooled {
     pub(crate) server: Server,
-    pub(crate) _permit: Permit,
+    pub(crate) permit: Permit,
 }
 
 /// A server lent out.
@@ -68,6 +68,11 @@ impl Lease {
     /// Takes the server out of its pool for good.
     pub(crate) fn take(mut self) -> Option<Box<Pooled>> {
         self.object.take().map(Object::take)
+    }
+
+    /// Whether the server is to be closed because the pool keeps at least `minimum` without it.
+    pub(crate) fn is_dispensable(&mut self, minimum: u32) -> bool {
+        self.object.as_mut().is_some_and(|object| object.permit.give_up_above(minimum))
     }
 
     /// Ends the server's life in good order: it is idle.

@@ -62,9 +62,12 @@ fn look_at_idle(shard: &Rc<Shard>, now: Instant) {
         }
         let idle_for = now.saturating_duration_since(lease.idle_since);
         let too_old = lease.expires_at.is_some_and(|at| at <= now);
-        let too_idle = policy.idle_timeout.is_some_and(|limit| idle_for >= limit)
-            && shard.pool.size.count() > policy.min_size;
-        if too_old || too_idle || shard.pool.is_retired() || shard.pool.size.is_over(policy.reserve) {
+        let too_idle = policy.idle_timeout.is_some_and(|limit| idle_for >= limit);
+        if too_old
+            || shard.pool.is_retired()
+            || shard.pool.size.is_over(policy.reserve)
+            || too_idle && lease.is_dispensable(policy.min_size)
+        {
             lease.retire();
         } else if probe {
             probe = false;

@@ -11,7 +11,7 @@ use std::pin::pin;
 use support::cluster::{Cluster, DATABASE, PASSWORD, Role};
 use support::eventually;
 use support::pgvalet::Pgvalet;
-use support::programs::{Pgbench, psql};
+use support::programs::{Pgbench, TPC_B, psql};
 use support::wire::Login;
 use tokio_postgres::binary_copy::BinaryCopyInWriter;
 use tokio_postgres::error::SqlState;
@@ -25,20 +25,6 @@ fn bench_cluster() -> Cluster {
     Pgbench::initialise(&cluster.tcp(), &Role::Postgres.login(), 2);
     cluster
 }
-
-/// pgbench's own `tpcb-like`.
-const TPC_B: &str = "\\set aid random(1, 100000 * 2)
-\\set bid random(1, 2)
-\\set tid random(1, 10 * 2)
-\\set delta random(-5000, 5000)
-BEGIN;
-UPDATE pgbench_accounts SET abalance = abalance + :delta WHERE aid = :aid;
-SELECT abalance FROM pgbench_accounts WHERE aid = :aid;
-UPDATE pgbench_tellers SET tbalance = tbalance + :delta WHERE tid = :tid;
-UPDATE pgbench_branches SET bbalance = bbalance + :delta WHERE bid = :bid;
-INSERT INTO pgbench_history (tid, bid, aid, delta, mtime) VALUES (:tid, :bid, :aid, :delta, CURRENT_TIMESTAMP);
-END;
-";
 
 #[test]
 fn psql_works_over_tcp_and_unix() {

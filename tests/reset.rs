@@ -11,7 +11,7 @@ use support::cluster::{Cluster, DATABASE, Role};
 use support::eventually;
 use support::frontend;
 use support::pgvalet::{Builder, Pgvalet};
-use support::programs::Pgbench;
+use support::programs::{Pgbench, TPC_B};
 use support::wire::{Client, Login};
 use watch::Console;
 
@@ -269,20 +269,6 @@ fn state_with_a_reset_of_its_own_does_not_cost_the_server_its_prepared_statement
     assert_eq!(console.stat("full_resets"), 0);
     assert!(console.stat("resets") >= 3);
 }
-
-/// pgbench's own `tpcb-like`.
-const TPC_B: &str = "\\set aid random(1, 100000 * :scale)
-\\set bid random(1, 1 * :scale)
-\\set tid random(1, 10 * :scale)
-\\set delta random(-5000, 5000)
-BEGIN;
-UPDATE pgbench_accounts SET abalance = abalance + :delta WHERE aid = :aid;
-SELECT abalance FROM pgbench_accounts WHERE aid = :aid;
-UPDATE pgbench_tellers SET tbalance = tbalance + :delta WHERE tid = :tid;
-UPDATE pgbench_branches SET bbalance = bbalance + :delta WHERE bid = :bid;
-INSERT INTO pgbench_history (tid, bid, aid, delta, mtime) VALUES (:tid, :bid, :aid, :delta, CURRENT_TIMESTAMP);
-END;
-";
 
 #[test]
 fn work_that_leaves_nothing_behind_needs_no_reset() {

@@ -4,7 +4,6 @@ use crate::auth::keys::KeyCache;
 use crate::auth::mock::MockSecret;
 use crate::client::cell::{ClientCell, Verdict};
 use crate::config::Config;
-use crate::metrics::Counter;
 use crate::net::Buffers;
 use crate::pool::Shards;
 use bytes::BytesMut;
@@ -80,8 +79,6 @@ pub struct Context {
     pub load: Arc<AtomicU32>,
     /// Whether the process shuts down.
     pub draining: Cell<bool>,
-    /// Logins that failed.
-    pub failed_logins: Counter,
 }
 
 impl Context {

@@ -153,7 +153,6 @@ async fn open(context: &Rc<Context>, stream: Stream, peer: &Address) -> Option<(
             None
         }
         Refusal::Error(error) => {
-            context.failed_logins.add(1);
             if context.config.borrow().general.log.pooler_errors {
                 let (database, user) =
                     connection.asked_for.as_ref().map(|(database, user)| (&**database, &**user)).unzip();

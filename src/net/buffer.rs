@@ -31,12 +31,6 @@ impl Buffer {
         &self.data[self.start..self.end]
     }
 
-    /// The part of what it holds that may be changed in place.
-    #[inline]
-    pub fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.data[self.start..self.end]
-    }
-
     /// How much it holds.
     #[inline]
     #[must_use]

@@ -46,8 +46,6 @@ pub struct Registry {
 struct Inner {
     config: Arc<Config>,
     pools: HashMap<PoolKey, Arc<Pool>>,
-    /// Pools that were replaced and still have servers.
-    retired: Vec<Arc<Pool>>,
     databases: HashMap<Arc<str>, Arc<Group>>,
     users: HashMap<Arc<str>, Arc<Group>>,
     /// By where the database is: what one user changes in a catalog holds for all.
@@ -61,7 +59,6 @@ impl Registry {
         let inner = Inner {
             config,
             pools: HashMap::new(),
-            retired: Vec::new(),
             databases: HashMap::new(),
             users: HashMap::new(),
             catalogs: HashMap::new(),
@@ -99,14 +96,6 @@ impl Registry {
         let mut pools: Vec<_> = lock(&self.inner).pools.values().cloned().collect();
         pools.sort_by(|one, other| one.key.cmp(&other.key));
         pools
-    }
-
-    /// Servers that any pool has, retired ones included.
-    #[must_use]
-    pub fn servers(&self) -> u32 {
-        let mut inner = lock(&self.inner);
-        inner.retired.retain(|pool| pool.size.count() > 0);
-        inner.pools.values().chain(&inner.retired).map(|pool| pool.size.count()).sum()
     }
 
     /// Closes one idle server of another pool that stands in the way of `pool`: its database or its user may have no
@@ -149,9 +138,9 @@ impl Inner {
     }
 
     fn retire(&mut self, key: &PoolKey) {
+        // Its shards, and the leases out of them, keep it for as long as it has servers or clients.
         if let Some(pool) = self.pools.remove(key) {
             pool.retire();
-            self.retired.push(pool);
         }
     }
 }

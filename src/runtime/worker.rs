@@ -3,7 +3,6 @@
 use crate::client::context::{CancelRequest, Process};
 use crate::client::{self, Context};
 use crate::config::Config;
-use crate::metrics::Counter;
 use crate::net::stream::{Address, Detached};
 use crate::net::{Buffers, Stream};
 use crate::pool::registry::{Parcel, Registry, jobs};
@@ -106,7 +105,6 @@ async fn run(seed: Seed) {
         clients: RefCell::default(),
         load,
         draining: Cell::new(false),
-        failed_logins: Counter::default(),
     });
     open_standing_pools(&context);
     let mut sweep = interval(SWEEP);

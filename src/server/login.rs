@@ -8,7 +8,7 @@ use crate::config::{Host, Secret, Tcp};
 use crate::net::Stream;
 use crate::net::connect::connect;
 use crate::net::stream::Address;
-use crate::protocol::{ErrorFields, TxStatus, frontend};
+use crate::protocol::{TxStatus, frontend};
 use crate::server::{BackendKey, Reader, Server, ServerError, ready_status};
 use crate::session::{Reported, Settings};
 use bytes::{Buf, BytesMut};
@@ -255,10 +255,4 @@ fn no_secret(target: &Target) -> ServerError {
 
 fn refuse(target: &Target, reason: &str) -> ServerError {
     ServerError::Authentication { user: target.user.clone(), reason: reason.to_owned() }
-}
-
-/// A short name of a refused login, for logs.
-#[must_use]
-pub fn refusal_code(error: &ServerError) -> Option<String> {
-    error.response().map(|body| String::from_utf8_lossy(ErrorFields::new(body).code()).into_owned())
 }

@@ -49,6 +49,20 @@ pub fn psql(endpoint: &Endpoint, login: &Login, sql: &str) -> Output {
     run(command)
 }
 
+/// pgbench's own `tpcb-like`.
+pub const TPC_B: &str = "\\set aid random(1, 100000 * :scale)
+\\set bid random(1, 1 * :scale)
+\\set tid random(1, 10 * :scale)
+\\set delta random(-5000, 5000)
+BEGIN;
+UPDATE pgbench_accounts SET abalance = abalance + :delta WHERE aid = :aid;
+SELECT abalance FROM pgbench_accounts WHERE aid = :aid;
+UPDATE pgbench_tellers SET tbalance = tbalance + :delta WHERE tid = :tid;
+UPDATE pgbench_branches SET bbalance = bbalance + :delta WHERE bid = :bid;
+INSERT INTO pgbench_history (tid, bid, aid, delta, mtime) VALUES (:tid, :bid, :aid, :delta, CURRENT_TIMESTAMP);
+END;
+";
+
 /// A pgbench run; without a script it is the built-in `select-only`, without tables a custom script is needed.
 #[derive(Debug, Clone)]
 pub struct Pgbench {

@@ -27,6 +27,8 @@ pub enum Kind {
     ProtocolViolation,
     /// The client asks for what pgvalet does not do.
     Unsupported,
+    /// A startup parameter has a value that means nothing.
+    InvalidValue,
     /// The login failed.
     InvalidPassword,
     /// The login is refused whatever the password.
@@ -35,6 +37,8 @@ pub enum Kind {
     UnknownDatabase,
     /// `max_client_conn`.
     TooManyClients,
+    /// `max_db_connections` or `max_user_connections`, for a server that nobody gives back.
+    TooManyServers,
     /// `query_wait_timeout`.
     WaitTimeout,
     /// `query_timeout`.
@@ -68,10 +72,11 @@ impl Kind {
         match self {
             Kind::ProtocolViolation => "08P01",
             Kind::Unsupported | Kind::NoTransactions => "0A000",
+            Kind::InvalidValue => "22023",
             Kind::InvalidPassword => "28P01",
             Kind::InvalidAuthorization => "28000",
             Kind::UnknownDatabase => "3D000",
-            Kind::TooManyClients | Kind::WaitTimeout => "53300",
+            Kind::TooManyClients | Kind::TooManyServers | Kind::WaitTimeout => "53300",
             Kind::QueryTimeout | Kind::Canceled | Kind::LoginTimeout => "57014",
             Kind::IdleInTransaction => "25P03",
             Kind::IdleSession => "57P05",

@@ -88,7 +88,7 @@ fn malformed() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ("a switch that is not one of a session", startup(&[("options", "--")]), "08P01"),
         ("words", startup(&[("options", "work_mem=1MB")]), "08P01"),
         ("protocol 2", frontend::startup_version(0x0002_0000, &[("user", "known")]), "0A000"),
-        ("replication", startup(&[("replication", "database")]), "0A000"),
+        ("replication that is no boolean", startup(&[("replication", "maybe")]), "22023"),
         (
             "a database that is not there",
             frontend::startup(&[("user", "known"), ("database", "nowhere")]),

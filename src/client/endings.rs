@@ -87,6 +87,8 @@ impl Relay {
         }
         match verdict {
             None => Ok(()),
+            // What it runs does not end by itself.
+            Some(Verdict::Drain) if self.is_dedicated => Err(End::Fatal(shutdown())),
             Some(Verdict::Drain) => {
                 if self.leaving == Leaving::No {
                     self.leaving = Leaving::Draining;
@@ -147,8 +149,7 @@ impl Relay {
             }
             Leaving::HalfClosed if !busy && !in_line => Err(End::Closed),
             Leaving::Draining if !busy && !in_line && (self.lease.is_none() || self.may_leave_session()) => {
-                let error = Error::new(Kind::Shutdown, "terminating connection due to administrator command");
-                Err(End::Fatal(error))
+                Err(End::Fatal(shutdown()))
             }
             _ => Ok(()),
         }
@@ -178,6 +179,12 @@ impl Relay {
             let _ = self.to_client.poll_flush(&mut cx, &mut self.from_server, &mut self.stream, &mut 0);
         }
         let Some(lease) = self.lease.take() else { return };
+        if self.is_dedicated {
+            if is_whole && lease.is_free() {
+                lease.retire();
+            }
+            return;
+        }
         let plan = self.reset_plan();
         if is_whole && lease.is_free() {
             lease.checkin(plan, now);
@@ -186,4 +193,9 @@ impl Relay {
         }
         // Else the lease is dropped: what runs is canceled, and the server closed.
     }
+}
+
+/// What a client is told whom the end of the process interrupts.
+pub(super) fn shutdown() -> Error {
+    Error::new(Kind::Shutdown, "terminating connection due to administrator command")
 }

@@ -11,7 +11,7 @@ use crate::net::stream::Address;
 use crate::net::{Buffer, Stream};
 use crate::pool::{CheckoutError, Lease, Seat, Shard};
 use crate::protocol::frame::HEADER;
-use crate::protocol::startup::{NEWEST_MINOR, Packet, Startup, packet_length};
+use crate::protocol::startup::{NEWEST_MINOR, Packet, Replication, Startup, packet_length};
 use crate::protocol::{Header, TxStatus, backend, options};
 use crate::routing::{self, ADMIN_DATABASES};
 use crate::server::ServerError;
@@ -308,6 +308,8 @@ enum Login {
 struct Session {
     startup: Startup,
     shard: Rc<Shard>,
+    /// The server of a replication connection.
+    lease: Option<Lease>,
     settings: Arc<Settings>,
     reported: Arc<Reported>,
     database: String,
@@ -334,25 +336,39 @@ async fn log_in(
         return Err(Error::new(Kind::Shutdown, "the pooler is shutting down").into());
     }
     negotiate(connection, &startup);
-    if startup.get("replication").is_some_and(|value| !matches!(value, "false" | "off" | "no" | "0")) {
-        return Err(Error::new(
-            Kind::Unsupported,
-            "replication connections are not supported by pgvalet yet",
-        )
-        .hint("Connect to the server directly for replication.")
-        .into());
-    }
+    let replication = startup.replication().map_err(|error| {
+        Error::new(Kind::InvalidValue, error.to_string())
+            .hint("Valid values are: \"false\", 0, \"true\", 1, \"database\".")
+    })?;
     let user = config.user(&user_name);
     authenticate(context, connection, &user_name, user.as_ref()).await?;
     if ADMIN_DATABASES.contains(&database_name.as_str()) {
         return Ok(Login::Console(user_name));
     }
     let plan = |config: &Config| routing::route(config, &database_name, &user_name);
-    let Some(shard) = context.shards.shard(plan) else {
+    let unknown = |hint| {
         let text = format!("database \"{database_name}\" does not exist");
-        return Err(Error::new(Kind::UnknownDatabase, text)
-            .hint("Add it to the [databases] of pgvalet's configuration.")
-            .into());
+        Refusal::Error(Error::new(Kind::UnknownDatabase, text).hint(hint))
+    };
+    if let Some(kind) = replication {
+        let plan = |config: &Config| match kind {
+            Replication::Logical => routing::route(config, &database_name, &user_name),
+            Replication::Physical => routing::route_physical(config, &database_name, &user_name),
+        };
+        let (shard, lease) = super::replication::open(context, &startup, plan).await?.ok_or_else(|| {
+            unknown("Add a database of this name to pgvalet's configuration: it says which server is meant.")
+        })?;
+        shard.counters().logins.add(1);
+        if config.general.log.connections {
+            tracing::info!(%peer, database = database_name, user = user_name, "replication client logged in");
+        }
+        let (settings, reported) = (lease.in_force.clone(), lease.reported.clone());
+        let (database, user, lease) = (database_name, user_name, Some(lease));
+        let session = Session { startup, shard, lease, settings, reported, database, user };
+        return Ok(Login::Session(Box::new(session)));
+    }
+    let Some(shard) = context.shards.shard(plan) else {
+        return Err(unknown("Add it to the [databases] of pgvalet's configuration."));
     };
     let limit = routing::limits(&config, &database_name, &user_name).query_wait_timeout;
     let (settings, reported) = welcome(&shard, startup_settings(&startup)?, limit).await?;
@@ -360,7 +376,8 @@ async fn log_in(
     if config.general.log.connections {
         tracing::info!(%peer, database = database_name, user = user_name, "client logged in");
     }
-    let session = Session { startup, shard, settings, reported, database: database_name, user: user_name };
+    let (database, user, lease) = (database_name, user_name, None);
+    let session = Session { startup, shard, lease, settings, reported, database, user };
     Ok(Login::Session(Box::new(session)))
 }
 
@@ -486,7 +503,12 @@ impl Session {
     /// Registers the client and puts the welcome on its way.
     fn into_relay(self, context: &Rc<Context>, connection: Connection) -> (usize, Box<Relay>) {
         let Connection { stream, buffer: from_client, held, .. } = connection;
-        let limits = routing::limits(&context.config(), &self.database, &self.user);
+        let mut limits = routing::limits(&context.config(), &self.database, &self.user);
+        let is_dedicated = self.lease.is_some();
+        if is_dedicated {
+            // A stream of WAL is no query that takes too long.
+            limits.query_timeout = None;
+        }
         let mut secret = vec![0; if self.startup.minor >= 2 { 32 } else { 4 }];
         // Without randomness no client could be told from another; a zero secret only means that cancel does not work.
         let usable = getrandom::fill(&mut secret).is_ok();
@@ -499,7 +521,8 @@ impl Session {
             context: context.clone(),
             stream,
             shard: self.shard,
-            lease: None,
+            lease: self.lease,
+            is_dedicated,
             from_client,
             to_server: Outgoing::default(),
             request: Body::None,

@@ -14,6 +14,7 @@ mod login;
 mod naming;
 mod outgoing;
 mod relay;
+mod replication;
 mod upstream;
 
 pub use cell::{ClientCell, Verdict};

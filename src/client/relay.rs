@@ -98,6 +98,8 @@ pub(super) struct Relay {
     pub(super) stream: Stream,
     pub(super) shard: Rc<Shard>,
     pub(super) lease: Option<Lease>,
+    /// The server is this client's alone: a replication connection.
+    pub(super) is_dedicated: bool,
 
     pub(super) from_client: Buffer,
     pub(super) to_server: Outgoing,

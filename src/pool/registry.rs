@@ -74,6 +74,14 @@ impl Registry {
         Some(inner.pool(self.workers, blueprint))
     }
 
+    /// A pool that nobody else knows, for one client that needs a server of its own. The limits of its database and its
+    /// user hold for it.
+    pub(crate) fn private_pool(&self, plan: impl FnOnce(&Config) -> Option<Blueprint>) -> Option<Arc<Pool>> {
+        let mut inner = lock(&self.inner);
+        let blueprint = plan(&inner.config)?;
+        Some(inner.make_pool(self.workers, blueprint))
+    }
+
     /// Puts a configuration in force: limits change in place, other changes make a new pool and drain the old one, and a
     /// pool that `plan` has no place for any more is drained. No login can bring the old configuration back.
     pub fn apply(&self, config: Arc<Config>, plan: impl Fn(&Config, &PoolKey) -> Option<Blueprint>) {
@@ -121,20 +129,26 @@ impl Registry {
 
 impl Inner {
     fn pool(&mut self, workers: usize, blueprint: Blueprint) -> Arc<Pool> {
-        let database = group(&mut self.databases, &blueprint.key.database, blueprint.max_db_connections);
-        let user = group(&mut self.users, &blueprint.key.user, blueprint.max_user_connections);
         if let Some(pool) = self.pools.get(&blueprint.key) {
             if pool.target == blueprint.target && pool.set_policy(blueprint.policy.clone()) {
+                pool.database.set_limit(blueprint.max_db_connections);
+                pool.user.set_limit(blueprint.max_user_connections);
                 return pool.clone();
             }
             self.retire(&blueprint.key);
         }
-        let Blueprint { key, target, policy, .. } = blueprint;
+        let pool = self.make_pool(workers, blueprint);
+        self.pools.insert(pool.key.clone(), pool.clone());
+        pool
+    }
+
+    fn make_pool(&mut self, workers: usize, blueprint: Blueprint) -> Arc<Pool> {
+        let Blueprint { key, target, policy, max_db_connections, max_user_connections } = blueprint;
+        let database = group(&mut self.databases, &key.database, max_db_connections);
+        let user = group(&mut self.users, &key.user, max_user_connections);
         let place = (target.hosts.clone(), target.port, target.dbname.clone());
         let catalog = self.catalogs.entry(place).or_default().clone();
-        let pool = Arc::new(Pool::new(key.clone(), target, policy, workers, database, user, catalog));
-        self.pools.insert(key, pool.clone());
-        pool
+        Arc::new(Pool::new(key, target, policy, workers, database, user, catalog))
     }
 
     fn retire(&mut self, key: &PoolKey) {
@@ -197,6 +211,12 @@ impl Shards {
     /// This worker's shard of the pool that `plan` wants under the configuration in force.
     pub fn shard(&self, plan: impl FnOnce(&Config) -> Option<Blueprint>) -> Option<Rc<Shard>> {
         self.registry.pool(plan).map(|pool| self.shard_of(pool))
+    }
+
+    /// A shard of a pool of its own, for one client that needs a server to itself.
+    pub fn private_shard(&self, plan: impl FnOnce(&Config) -> Option<Blueprint>) -> Option<Rc<Shard>> {
+        let pool = self.registry.private_pool(plan)?;
+        Some(Shard::new(pool, self.worker, self.jobs.clone(), self.siblings.clone()))
     }
 
     fn shard_of(&self, pool: Arc<Pool>) -> Rc<Shard> {

@@ -1,11 +1,13 @@
 //! A pool as one worker has it: its line, its idle servers, and what it knows.
 
+use crate::auth::keys::KeyCache;
 use crate::metrics::PoolCounters;
 use crate::pool::budget::micros;
 use crate::pool::keeper::Job;
 use crate::pool::line::{Line, Outcome};
 use crate::pool::registry::Parcel;
 use crate::pool::{CheckoutError, ConnectState, Lease, Policy, Pool, Pooled, Seat, lock};
+use crate::server::{ServerError, login};
 use crate::session::{CatalogFacts, Footprint, Interner, Reported, Settings, Shapes};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -183,6 +185,20 @@ impl Shard {
             Outcome::Refused(error) => Poll::Ready(Err(error)),
             Outcome::Waiting | Outcome::Away => Poll::Pending,
         }
+    }
+
+    /// Opens a server in the caller's own future, for a client that will never give it back. `None` if the database or
+    /// the user may have no more servers.
+    ///
+    /// # Errors
+    /// Why there is no server.
+    pub async fn open_own(self: &Rc<Shard>, keys: &Arc<KeyCache>) -> Result<Option<Lease>, ServerError> {
+        let Some(permit) = self.pool.try_permit(0, Instant::now()) else { return Ok(None) };
+        let server = login::login(&self.pool.target, keys).await?;
+        self.counters().connects.add(1);
+        let idle = &self.pool.branches[self.worker].idle;
+        let added = idle.try_add(Box::new(Pooled { server, permit }));
+        Ok(added.ok().and_then(|()| idle.try_get().ok()).map(|object| Lease::new(object, self.clone())))
     }
 
     /// Takes the client out of line, because it left or was cancelled.

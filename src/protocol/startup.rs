@@ -42,6 +42,15 @@ pub struct Startup {
     pub parameters: Vec<(String, String)>,
 }
 
+/// Kinds of replication connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replication {
+    /// Of a whole server; the database does not matter.
+    Physical,
+    /// Of one database, which can be asked with SQL too.
+    Logical,
+}
+
 /// Why a first packet was refused. Display is PostgreSQL's own text for it.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum StartupError {
@@ -62,6 +71,9 @@ pub enum StartupError {
     /// No user name.
     #[error("no PostgreSQL user name specified in startup packet")]
     NoUser,
+    /// A value of the parameter `replication` that means nothing.
+    #[error("invalid value for parameter \"replication\": \"{0}\"")]
+    Replication(String),
     /// A cancel request whose secret is empty or longer than 256 bytes.
     #[error("invalid length of query cancel packet")]
     Cancel,
@@ -131,9 +143,37 @@ impl Startup {
         self.get("database").filter(|name| !name.is_empty()).or_else(|| self.get("user")).unwrap_or("")
     }
 
+    /// What kind of replication connection is wanted, if any.
+    ///
+    /// # Errors
+    /// [`StartupError::Replication`] if the value is neither a boolean nor `database`.
+    pub fn replication(&self) -> Result<Option<Replication>, StartupError> {
+        let Some(value) = self.get("replication") else { return Ok(None) };
+        if value == "database" {
+            return Ok(Some(Replication::Logical));
+        }
+        match boolean(value) {
+            Some(wanted) => Ok(wanted.then_some(Replication::Physical)),
+            None => Err(StartupError::Replication(value.to_owned())),
+        }
+    }
+
     /// Names of the protocol options (`_pq_.`) that were asked for; none is known yet.
     pub fn protocol_options(&self) -> impl Iterator<Item = &str> {
         self.parameters.iter().map(|(name, _)| name.as_str()).filter(|name| name.starts_with("_pq_."))
+    }
+}
+
+/// A boolean as PostgreSQL reads it: any beginning of a word that is not that of another.
+fn boolean(text: &str) -> Option<bool> {
+    let text = text.to_ascii_lowercase();
+    let begins = |word: &str, least: usize| text.len() >= least && word.starts_with(&text);
+    if begins("true", 1) || begins("yes", 1) || text == "on" || text == "1" {
+        Some(true)
+    } else if begins("false", 1) || begins("no", 1) || begins("off", 2) || text == "0" {
+        Some(false)
+    } else {
+        None
     }
 }
 
@@ -163,6 +203,24 @@ fn text(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn replication_is_a_boolean_or_a_database() {
+        let asked = |value: &str| {
+            let parameters = vec![("replication".to_owned(), value.to_owned())];
+            Startup { minor: 0, parameters }.replication()
+        };
+        for (values, expected) in [
+            (&["true", "T", "y", "YES", "on", "1"][..], Some(Replication::Physical)),
+            (&["database"][..], Some(Replication::Logical)),
+            (&["false", "f", "N", "no", "of", "off", "0"][..], None),
+        ] {
+            values.iter().for_each(|value| assert_eq!(asked(value), Ok(expected), "{value}"));
+        }
+        for value in ["", "o", "Database", "truex", "2", "maybe"] {
+            assert_eq!(asked(value), Err(StartupError::Replication(value.to_owned())));
+        }
+    }
 
     fn packet(code: u32, body: &[u8]) -> Vec<u8> {
         let mut out = ((8 + body.len()) as u32).to_be_bytes().to_vec();

@@ -31,6 +31,19 @@ pub fn route(config: &Config, database_name: &str, user_name: &str) -> Option<Bl
     Some(blueprint(config, &database, database_name, user_name))
 }
 
+/// What serves a physical replication connection. It belongs to a server, not to a database, and PostgreSQL ignores the
+/// database it names (its own programs name `replication`): a name that the configuration does not know will do if all
+/// databases are on one server.
+#[must_use]
+pub fn route_physical(config: &Config, database_name: &str, user_name: &str) -> Option<Blueprint> {
+    route(config, database_name, user_name).or_else(|| {
+        let mut databases = config.databases.iter();
+        let (name, first) = databases.next()?;
+        let is_there = |database: &Database| (&database.hosts, database.port) == (&first.hosts, first.port);
+        databases.all(|(_, database)| is_there(database)).then(|| blueprint(config, first, name, user_name))
+    })
+}
+
 /// The pools that the configuration keeps at `min_pool_size` from the start: those with a fixed server user.
 #[must_use]
 pub fn standing(config: &Config) -> Vec<Blueprint> {

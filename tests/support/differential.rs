@@ -37,6 +37,7 @@ pub struct Script {
     logins: BTreeMap<&'static str, Vec<(String, String)>>,
     normalisations: Vec<Normalisation>,
     sqlstates: Vec<&'static str>,
+    crowded: bool,
     current: &'static str,
 }
 
@@ -62,6 +63,7 @@ impl Script {
             logins: BTreeMap::new(),
             normalisations: Normalisation::ALWAYS.to_vec(),
             sqlstates: Vec::new(),
+            crowded: false,
             current: "main",
         }
     }
@@ -115,6 +117,13 @@ impl Script {
     /// Leaves one more kind of difference out.
     pub fn ignore(mut self, normalisation: Normalisation) -> Self {
         self.normalisations.push(normalisation);
+        self
+    }
+
+    /// If servers rotate, they do so between all steps, also while clients of the script have something open: a server
+    /// that is given back too early is in other hands at the next step. The pool must have one server more for this.
+    pub fn crowded(mut self) -> Self {
+        self.crowded = true;
         self
     }
 
@@ -251,7 +260,7 @@ pub fn play(cluster: &Cluster, script: &Script, side: &Side, how: How) -> Vec<En
     let mut player = Player { script, side, how, clients: BTreeMap::new(), entries: Vec::new() };
     let mut rotators = how.rotate.then(|| Rotators::new(side));
     for (client, step) in &script.steps {
-        if let Some(rotators) = rotators.as_mut().filter(|_| player.all_idle()) {
+        if let Some(rotators) = rotators.as_mut().filter(|_| script.crowded || player.all_idle()) {
             rotators.turn();
         }
         if player.play(client, step).is_err() {

@@ -49,6 +49,13 @@ pub fn psql(endpoint: &Endpoint, login: &Login, sql: &str) -> Output {
     run(command)
 }
 
+/// Runs any of PostgreSQL's client programs.
+pub fn program(name: &str, endpoint: &Endpoint, login: &Login, arguments: &[&str]) -> Output {
+    let mut command = libpq(name, endpoint, login);
+    command.args(arguments);
+    run(command)
+}
+
 /// pgbench's own `tpcb-like`.
 pub const TPC_B: &str = "\\set aid random(1, 100000 * :scale)
 \\set bid random(1, 1 * :scale)

@@ -3,6 +3,8 @@
 //!
 //! Servers rotate between the steps of the tests, so that no statement is where the client prepared it.
 
+#[path = "prepared_statements/changed.rs"]
+mod changed;
 #[path = "prepared_statements/forgotten.rs"]
 mod forgotten;
 mod support;
@@ -389,26 +391,5 @@ fn statements_work_with_every_kind_of_reset() {
             pool.rotate();
             assert_eq!(one(&exchange(&mut client, &[run("kept"), sync()])), "kept", "{reset}");
         }
-    }
-}
-
-#[test]
-#[ignore = "servers keep a shared statement across DDL of others: PostgreSQL then refuses it with 0A000"]
-fn who_prepares_after_a_table_changed_never_sees_the_old_plan() {
-    let mut pool = Rotating::start(&[]);
-    pool.cluster.sql("CREATE TABLE changing AS SELECT 1 AS x");
-    let text = "SELECT * FROM changing";
-    let mut old = pool.client();
-    exchange(&mut old, &[parse("s", text), sync()]);
-    for _ in 0..2 {
-        assert_eq!(one(&exchange(&mut old, &[run("s"), sync()])), "1");
-        pool.rotate();
-    }
-    pool.cluster.sql("ALTER TABLE changing ALTER x TYPE text, ADD y int DEFAULT 2");
-    let mut new = pool.client();
-    for name in ["first", "second"] {
-        let reply = exchange(&mut new, &[parse(name, text), describe_statement(name), run(name), sync()]);
-        assert_eq!(tags(&reply), "1tT2DCZ", "{reply:?}");
-        pool.rotate();
     }
 }

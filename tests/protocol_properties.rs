@@ -5,7 +5,7 @@ use bytes::BytesMut;
 use pgvalet::protocol::frame::HEADER;
 use pgvalet::protocol::startup::{MAX_STARTUP, Packet, packet_length};
 use pgvalet::protocol::{ErrorFields, ErrorMessage, Header, backend, frontend, options};
-use pgvalet::server::owed::{Fake, Naming, Owed, OwedQueue, Verdict};
+use pgvalet::server::owed::{Naming, Owed, OwedQueue, Verdict};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use std::collections::VecDeque;
@@ -144,7 +144,7 @@ fn message(kind: usize) -> (Message, Owed) {
         6 => (Message::Extended(b"tn"), Owed::DescribeStatement),
         7 => (Message::Extended(b"DDC"), Owed::Execute),
         8 => (Message::Extended(b"3"), Owed::Close),
-        _ => (Message::Kept, Owed::Fake(Fake::CloseComplete, naming())),
+        _ => (Message::Kept, Owed::Kept(naming())),
     }
 }
 
@@ -195,7 +195,7 @@ impl Model {
 
 /// Gives one reply of the model to the queue. False if there is none.
 fn deliver(queue: &mut OwedQueue, model: &mut Model) -> bool {
-    while queue.next_fake().is_some() {}
+    while queue.next_kept() {}
     let Some(tag) = model.replies.pop_front() else { return false };
     let verdict = match tag {
         b'Z' => queue.ready(),
@@ -203,6 +203,6 @@ fn deliver(queue: &mut OwedQueue, model: &mut Model) -> bool {
         tag => queue.reply(tag),
     };
     assert_eq!(verdict, Verdict::Forward, "{}", tag as char);
-    while queue.next_fake().is_some() {}
+    while queue.next_kept() {}
     true
 }

@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pgvalet::server::owed::{Fake, Naming, Owed, OwedQueue};
+use pgvalet::server::owed::{Naming, Owed, OwedQueue, Purpose, ShapeOf};
 
 fn naming(byte: u8) -> Box<Naming> {
     Box::new(Naming { name: [byte & 3].into(), previous: None, prepares: (byte & 4 != 0).then_some(u64::from(byte)) })
@@ -13,7 +13,7 @@ fuzz_target!(|input: &[u8]| {
     let mut queue = OwedQueue::default();
     for pair in input.chunks_exact(2) {
         let detail = pair[1];
-        match pair[0] % 20 {
+        match pair[0] % 22 {
             0 => drop(queue.push(Owed::Query)),
             1 => drop(queue.push(Owed::Sync)),
             2 => drop(queue.push(Owed::FunctionCall)),
@@ -25,14 +25,16 @@ fuzz_target!(|input: &[u8]| {
             8 => drop(queue.push(Owed::Execute)),
             9 => drop(queue.push(Owed::Close)),
             10 => drop(queue.push(Owed::Evict(u64::from(detail)))),
-            11 => drop(queue.push(Owed::Fake(Fake::ParseComplete, naming(detail)))),
+            11 => drop(queue.push(Owed::Kept(naming(detail)))),
             12 => drop(queue.push(Owed::CopyEnd)),
             13 => drop(queue.push(Owed::Settings)),
             14 => queue.flush_sent(),
             15 => drop(queue.ready()),
             16 => drop(queue.error(|_, _| {})),
-            17 => drop(queue.next_fake()),
+            17 => drop(queue.next_kept()),
             18 => drop(queue.unsettled(&[detail & 3]).is_some()),
+            19 => drop(queue.push(Owed::Shape(Box::new(ShapeOf { id: 1, stamp: 1, purpose: Purpose::Noted })))),
+            20 => drop(queue.take_shape()),
             _ => drop(queue.reply(detail)),
         }
         assert!(!queue.at_rest() || queue.is_empty());

@@ -8,10 +8,10 @@ use crate::config::Reset;
 use crate::protocol::frame::HEADER;
 use crate::protocol::{ErrorFields, Header, TxStatus, backend};
 use crate::server::ServerError;
-use crate::server::owed::{Fake, Verdict};
+use crate::server::owed::{Purpose, Verdict};
 use crate::session::settings::followed;
-use crate::session::statements::{SERVER_PREFIX, UNKNOWN_NAME};
-use crate::session::{Reported, Settings};
+use crate::session::statements::{CHANGED_NAME, SERVER_PREFIX, UNKNOWN_NAME};
+use crate::session::{Reported, ResultShape, Settings};
 use bytes::BytesMut;
 use std::sync::Arc;
 
@@ -89,6 +89,20 @@ impl Relay {
                         self.pass_reply(header)
                     }
                 }
+                b'T' | b'n' if lease.owed.wants_shape() => {
+                    if available < header.total() {
+                        if header.total() > WHOLE_LIMIT {
+                            return self.server_lost(ServerError::Protocol("an overlong message"));
+                        }
+                        if self.to_client.is_empty() {
+                            self.from_server.grow(header.total());
+                        }
+                        break;
+                    }
+                    if !self.note_shape(header)? {
+                        return Ok(());
+                    }
+                }
                 tag => {
                     if tag == b'1' {
                         lease.confirm_prepared();
@@ -121,12 +135,8 @@ impl Relay {
 
     fn emit_due_fakes(&mut self) {
         let Some(lease) = self.lease.as_mut() else { return };
-        while let Some(fake) = lease.owed.next_fake() {
-            let reply = match fake {
-                Fake::ParseComplete => &backend::PARSE_COMPLETE,
-                Fake::CloseComplete => &backend::CLOSE_COMPLETE,
-            };
-            self.to_client.insert(&mut self.from_server).extend_from_slice(reply);
+        while lease.owed.next_kept() {
+            self.to_client.insert(&mut self.from_server).extend_from_slice(&backend::CLOSE_COMPLETE);
         }
     }
 
@@ -196,10 +206,24 @@ impl Relay {
     /// The ErrorResponse of this body, with the client's names for statements in place of ours.
     fn with_own_names(&self, body: &[u8]) -> BytesMut {
         let mut fields = Vec::with_capacity(body.len());
+        let has_changed = body.windows(CHANGED_NAME.len()).any(|window| window == CHANGED_NAME);
         for (field, text) in ErrorFields::new(body).iter() {
-            fields.push(field);
+            // Drivers know this error by its SQLSTATE and routine, and prepare anew.
+            let replaced = match field {
+                _ if !has_changed => None,
+                b'C' => Some("0A000"),
+                b'M' => Some("cached plan must not change result type"),
+                b'F' => Some("plancache.c"),
+                b'R' => Some("RevalidateCachedQuery"),
+                b'S' | b'V' | b'L' => None,
+                _ => continue,
+            };
             let text = String::from_utf8_lossy(text);
-            fields.extend_from_slice(self.rename(&text).as_bytes());
+            fields.push(field);
+            match replaced {
+                Some(text) => fields.extend_from_slice(text.as_bytes()),
+                None => fields.extend_from_slice(self.rename(&text).as_bytes()),
+            }
             fields.push(0);
         }
         fields.push(0);
@@ -227,6 +251,26 @@ impl Relay {
             Some(name) => format!("{}{}{}", &text[..at], String::from_utf8_lossy(name), &rest[digits..]),
             None => text.to_owned(),
         }
+    }
+
+    /// The columns of a statement that pgvalet asked for, complete. False if the server was given up.
+    fn note_shape(&mut self, header: Header) -> Result<bool, End> {
+        let Some(lease) = self.lease.as_mut() else { return Ok(false) };
+        let cursor = self.to_client.cursor();
+        let body = &self.from_server.bytes()[cursor + HEADER..cursor + header.total()];
+        let shape = match header.tag {
+            b'n' => Some(ResultShape::NO_ROWS),
+            _ => ResultShape::of_row_description(body),
+        };
+        let (Some(shape), Some(of)) = (shape, lease.owed.take_shape()) else {
+            return self.server_lost(ServerError::Protocol("malformed RowDescription")).map(|()| false);
+        };
+        lease.note_shape(of.id, of.stamp, shape);
+        self.drop_reply(header);
+        if let Purpose::Prepared(name) = &of.purpose {
+            self.statements.note_shape(name, of.stamp, shape);
+        }
+        Ok(true)
     }
 
     /// A ParameterStatus, complete. False if it is malformed.
@@ -281,8 +325,7 @@ impl Relay {
         // The unnamed statement stays, and so does what is pipelined behind the command.
         let (mut names, ids) = lease.owed.statements_gone();
         names.push(Box::default());
-        lease.prepared.clear();
-        ids.into_iter().for_each(|id| lease.will_have(id));
+        lease.keep_only(&ids);
         let kept: Vec<_> = names.iter().map(|name| self.statements.get(name).cloned()).collect();
         self.statements.clear();
         for (name, statement) in names.iter().zip(kept) {

@@ -36,7 +36,7 @@ impl Relay {
         self.forget_facts_after_ddl();
         // Nothing is left to cancel on it. What it never came to, or never told of, has not changed the client's names.
         for owed in lease.owed.write_off() {
-            if let Owed::Parse(naming) | Owed::Fake(_, naming) = owed {
+            if let Owed::Parse(naming) | Owed::Kept(naming) = owed {
                 self.statements.set(&naming.name, naming.previous);
             }
         }

@@ -3,16 +3,20 @@
 //!
 //! What concerns only the client's names never leaves. Each change of a name is taken back if the server never comes to
 //! the message that made it.
+//!
+//! A client must see the tables as they were when it prepared, or an error (PostgreSQL's "cached plan must not change
+//! result type"). So a Parse always goes to the server, the columns that the statement has then are asked for behind it,
+//! and what a server has prepared for others is used only if its columns are the same.
 
 use crate::client::relay::{Body, End, Relay};
 use crate::client::upstream::Step;
 use crate::error::{Error, Kind};
 use crate::protocol::frame::HEADER;
 use crate::protocol::{Header, TxStatus, frontend};
-use crate::server::owed::{Fake, Naming, Owed};
+use crate::server::owed::{Naming, Owed, Purpose, ShapeOf};
 use crate::server::{Has, Server};
-use crate::session::statements::UNKNOWN_NAME;
-use crate::session::{Footprint, Statement, Statements};
+use crate::session::statements::{CHANGED_NAME, UNKNOWN_NAME, stamp};
+use crate::session::{Footprint, Named, ResultShape, Statement, Statements};
 use std::sync::Arc;
 
 /// Longest Parse that is kept, so that its statement can follow the client to other servers.
@@ -42,23 +46,20 @@ impl Relay {
         let name: Box<[u8]> = name.into();
         let statement = self.shard.interner.borrow_mut().intern(rest, &self.settings);
         self.judge_statement(&statement);
+        let named = Named { statement, stamp: stamp(), shape: None };
         if name.is_empty() {
             self.shard.counters().server_parses.add(1);
-            let previous = self.statements.set(b"", Some(statement));
+            let previous = self.statements.set(b"", Some(named));
             self.unnamed_here = true;
             self.owe(Owed::Parse(Box::new(Naming { name, previous, prepares: None })));
             self.pass(header);
             return Ok(Step::Done);
         }
-        self.parse_named(header, name, statement)
+        self.parse_named(header, name, named)
     }
 
-    fn parse_named(
-        &mut self,
-        header: Header,
-        name: Box<[u8]>,
-        statement: Arc<Statement>,
-    ) -> Result<Step, End> {
+    fn parse_named(&mut self, header: Header, name: Box<[u8]>, named: Named) -> Result<Step, End> {
+        let statement = named.statement.clone();
         let unsettled = self.lease.as_ref().is_some_and(|lease| lease.owed.unsettled(&name).is_some());
         if unsettled {
             return Ok(Step::NeedReplies);
@@ -73,14 +74,13 @@ impl Relay {
                 return Ok(Step::NeedReplies);
             }
             // The server refuses it, in PostgreSQL's own order of checks, because it has a statement of that name.
-            self.prepare_on_server(&existing);
-            self.owe(Owed::Parse(Box::new(Naming {
-                name,
-                previous: Some(existing.clone()),
-                prepares: None,
-            })));
+            let taken = existing.statement.clone();
+            if self.lease.as_mut().is_some_and(|lease| !matches!(lease.has(taken.id()), Has::Yes(_))) {
+                self.prepare(&taken, Purpose::Noted);
+            }
+            self.owe(Owed::Parse(Box::new(Naming { name, previous: Some(existing), prepares: None })));
             let out = self.to_server.insert(&mut self.from_client);
-            frontend::parse(out, existing.name(), statement.rest());
+            frontend::parse(out, taken.name(), statement.rest());
             self.drop_message(header);
             return Ok(Step::Done);
         }
@@ -89,23 +89,14 @@ impl Relay {
                 .hint("Close statements that are not needed any more.");
             return Err(End::Fatal(error));
         }
-        let Some(lease) = &mut self.lease else { return Ok(Step::NeedServer) };
-        let (has, status) = (lease.has(statement.id()), lease.status);
-        let previous = self.statements.set(&name, Some(statement.clone()));
-        if has == Has::Yes && status != TxStatus::Failed {
-            let naming = Box::new(Naming { name, previous, prepares: None });
-            self.owe(Owed::Fake(Fake::ParseComplete, naming));
-            self.drop_message(header);
-            return Ok(Step::Done);
-        }
-        // In a failed transaction the server refuses it before it sees that it has it.
-        let prepares = (has != Has::Yes).then(|| statement.id());
-        if prepares.is_some() {
-            self.expect_statement(has, statement.id());
-        }
+        // What the server may have of it is from before.
+        self.expect_statement(statement.id(), named.stamp);
         self.shard.counters().server_parses.add(1);
-        self.owe(Owed::Parse(Box::new(Naming { name, previous, prepares })));
+        let of = ShapeOf { id: statement.id(), stamp: named.stamp, purpose: Purpose::Prepared(name.clone()) };
+        let previous = self.statements.set(&name, Some(named));
+        self.owe(Owed::Parse(Box::new(Naming { name, previous, prepares: Some(statement.id()) })));
         frontend::parse(self.to_server.insert(&mut self.from_client), statement.name(), statement.rest());
+        self.ask_shape(&statement, of);
         self.drop_message(header);
         Ok(Step::Done)
     }
@@ -139,8 +130,8 @@ impl Relay {
         };
         self.shard.counters().binds.add(1);
         if name.is_empty() && self.unnamed_here {
-            if let Some(statement) = self.statements.get(b"").cloned() {
-                self.judge_statement(&statement);
+            if let Some(named) = self.statements.get(b"").cloned() {
+                self.judge_statement(&named.statement);
             }
             self.owe(Owed::Bind);
             self.pass(header);
@@ -172,8 +163,8 @@ impl Relay {
         }
     }
 
-    /// What the server calls the statement that the client calls `name`; it is made sure to be there. `None` while that
-    /// depends on replies that have not come yet.
+    /// What the server calls the statement that the client calls `name`; it is made sure to be there, with the columns
+    /// that the client knows. `None` while that depends on replies that have not come yet.
     fn server_name(&mut self, name: &[u8]) -> Option<Box<[u8]>> {
         let lease = self.lease.as_ref()?;
         let told_by_server = match lease.owed.unsettled(name) {
@@ -181,7 +172,7 @@ impl Relay {
             Some((_, true)) => true,
             None => false,
         };
-        let Some(statement) = self.statements.get(name).cloned() else {
+        let Some(named) = self.statements.get(name).cloned() else {
             if name.is_empty() {
                 // Another client may have left one there: this one has none.
                 frontend::close_statement(self.to_server.insert(&mut self.from_client), b"");
@@ -191,7 +182,8 @@ impl Relay {
             self.unknown_name = name.into();
             return Some(UNKNOWN_NAME.into());
         };
-        self.judge_statement(&statement);
+        let statement = &named.statement;
+        self.judge_statement(statement);
         if name.is_empty() {
             self.shard.counters().server_parses.add(1);
             self.owe(Owed::Prepare(0));
@@ -200,28 +192,74 @@ impl Relay {
             return Some(Box::default());
         }
         // If the batch that prepares it fails before it comes to that, this message is to fail too.
-        if !told_by_server {
-            self.prepare_on_server(&statement);
+        if told_by_server {
+            return Some(statement.name().into());
         }
-        Some(statement.name().into())
+        let has = self.lease.as_mut()?.has(statement.id());
+        let known = named.shape.filter(|shape| *shape != ResultShape::NO_ROWS);
+        match (has, known) {
+            // It is prepared by what was sent, and its columns are waited for.
+            (Has::Yes(found), Some(_)) if found.shape.is_none() && self.awaits(statement) => None,
+            (Has::Yes(found), Some(known)) if found.shape.is_some_and(|shape| shape != known) => {
+                if found.stamp > named.stamp {
+                    return Some(self.changed_name(statement));
+                }
+                self.prepare_and_wait(statement);
+                None
+            }
+            (Has::Yes(_), _) => Some(statement.name().into()),
+            (Has::Perhaps | Has::No, Some(_)) => {
+                self.prepare_and_wait(statement);
+                None
+            }
+            (Has::Perhaps | Has::No, None) => {
+                self.prepare(statement, Purpose::Noted);
+                Some(statement.name().into())
+            }
+        }
     }
 
-    /// Prepares a statement in front of the message that needs it, unless the server has it.
-    fn prepare_on_server(&mut self, statement: &Arc<Statement>) {
-        let Some(lease) = &mut self.lease else { return };
-        let has = lease.has(statement.id());
-        if has == Has::Yes {
-            return;
+    fn awaits(&self, statement: &Statement) -> bool {
+        self.lease.as_ref().is_some_and(|lease| lease.owed.awaits(statement.id()))
+    }
+
+    /// Prepares a statement and has the server tell its columns at once: what needs it is sent only if they are still
+    /// those that the client knows. A round trip, the first time that a server gets a statement.
+    fn prepare_and_wait(&mut self, statement: &Statement) {
+        self.prepare(statement, Purpose::Awaited);
+        self.to_server.insert(&mut self.from_client).extend_from_slice(&frontend::FLUSH);
+        if let Some(lease) = &mut self.lease {
+            lease.owed.flush_sent();
         }
-        self.expect_statement(has, statement.id());
+    }
+
+    /// The name to ask the server for when a statement has other columns than the client knows: one that makes it fail.
+    fn changed_name(&self, statement: &Statement) -> Box<[u8]> {
+        // In a failed transaction everything fails, and for that reason.
+        let failed = self.lease.as_ref().is_some_and(|lease| lease.status == TxStatus::Failed);
+        if failed { statement.name().into() } else { CHANGED_NAME.into() }
+    }
+
+    /// Prepares a statement in front of the message that needs it.
+    fn prepare(&mut self, statement: &Statement, purpose: Purpose) {
+        let (id, stamp) = (statement.id(), stamp());
+        self.expect_statement(id, stamp);
         self.shard.counters().server_parses.add(1);
-        self.owe(Owed::Prepare(statement.id()));
+        self.owe(Owed::Prepare(id));
         frontend::parse(self.to_server.insert(&mut self.from_client), statement.name(), statement.rest());
+        self.ask_shape(statement, ShapeOf { id, stamp, purpose });
+    }
+
+    /// Asks which columns a statement has that was just prepared.
+    fn ask_shape(&mut self, statement: &Statement, of: ShapeOf) {
+        self.owe(Owed::Shape(Box::new(of)));
+        frontend::describe_statement(self.to_server.insert(&mut self.from_client), statement.name());
     }
 
     /// Makes room for a statement that is about to be prepared on the server, and its name free.
-    fn expect_statement(&mut self, has: Has, id: u64) {
-        if has == Has::Perhaps {
+    fn expect_statement(&mut self, id: u64, stamp: u64) {
+        let is_there = self.lease.as_mut().is_some_and(|lease| lease.has(id) != Has::No);
+        if is_there {
             // Whether it is there or not, after a Close it is not.
             let name = Statement::name_of(id);
             frontend::close_statement(self.to_server.insert(&mut self.from_client), name.as_bytes());
@@ -230,7 +268,7 @@ impl Relay {
             self.make_room();
         }
         if let Some(lease) = &mut self.lease {
-            lease.will_have(id);
+            lease.will_have(id, stamp);
         }
     }
 
@@ -270,10 +308,7 @@ impl Relay {
                 let name: Box<[u8]> = name.into();
                 self.unnamed_here &= !name.is_empty();
                 let previous = self.statements.set(&name, None);
-                self.owe(Owed::Fake(
-                    Fake::CloseComplete,
-                    Box::new(Naming { name, previous, prepares: None }),
-                ));
+                self.owe(Owed::Kept(Box::new(Naming { name, previous, prepares: None })));
                 self.drop_message(header);
             }
             _ => {
@@ -296,6 +331,11 @@ fn ready_statement(
     if name.is_empty() || server.owed.namings() > 0 {
         return None;
     }
-    let statement = statements.get(name)?;
-    (server.has(statement.id()) == Has::Yes).then(|| statement.clone())
+    let named = statements.get(name)?;
+    match server.has(named.statement.id()) {
+        Has::Yes(found) if found.shape.is_some() && found.shape == named.shape => {
+            Some(named.statement.clone())
+        }
+        _ => None,
+    }
 }

@@ -304,16 +304,18 @@ impl Relay {
                     self.statements.set(&naming.name, naming.previous);
                 }
             }
-            Owed::Fake(_, naming) => {
+            Owed::Kept(naming) => {
                 self.statements.set(&naming.name, naming.previous);
             }
+            // It was prepared, but its columns are not known.
+            Owed::Shape(of) => lease.doubt(of.id),
             Owed::Prepare(0) => self.unnamed_here = false,
             Owed::Prepare(id) => {
                 lease.prepared.pop(&id);
             }
             Owed::Evict(id) if id != 0 => {
                 // Whether it is there or not was not certain for one that was closed to be prepared again.
-                lease.prepared.put(id, Some(0));
+                lease.doubt(id);
             }
             _ => {}
         }

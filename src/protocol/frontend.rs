@@ -3,6 +3,9 @@
 use crate::protocol::frame::{HEADER, cstr};
 use bytes::{BufMut, BytesMut};
 
+/// A Flush.
+pub const FLUSH: [u8; HEADER] = [b'H', 0, 0, 0, 4];
+
 /// Appends one message whose body `fill` writes.
 fn message(out: &mut BytesMut, tag: u8, fill: impl FnOnce(&mut BytesMut)) {
     out.put_u8(tag);

@@ -18,7 +18,7 @@ use crate::protocol::{ErrorFields, Header, TxStatus, backend, frontend};
 use crate::server::cancel::CancelGate;
 use crate::server::owed::OwedQueue;
 use crate::session::settings::followed;
-use crate::session::{Reported, Settings};
+use crate::session::{Reported, ResultShape, Settings};
 use bytes::{Buf, BytesMut};
 use lru::LruCache;
 use std::io;
@@ -69,14 +69,25 @@ pub struct Server {
     pub checked_at: Instant,
 }
 
-/// The statements prepared on a server, by id: confirmed, or with the number of the batch that is to prepare them.
-pub type Prepared = LruCache<u64, Option<u32>>;
+/// The statements prepared on a server, by id.
+pub type Prepared = LruCache<u64, Preparation>;
+
+/// A statement as one server has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Preparation {
+    /// `None` if the server has confirmed it, else the number of the batch that is to prepare it.
+    batch: Option<u32>,
+    /// When it was prepared (`session::statements::stamp`).
+    pub stamp: u64,
+    /// The columns it had then, once the server has told.
+    pub shape: Option<ResultShape>,
+}
 
 /// Whether a server has a statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Has {
     /// It does, or the message that needs it will fail together with the one that prepares it.
-    Yes,
+    Yes(Preparation),
     /// An earlier batch is to prepare it, and may fail before it comes to that.
     Perhaps,
     /// It does not.
@@ -101,29 +112,50 @@ impl Server {
     #[inline]
     pub fn has(&mut self, id: u64) -> Has {
         match self.prepared.get(&id) {
-            Some(None) => Has::Yes,
-            Some(Some(batch)) if *batch == self.owed.batch() => Has::Yes,
-            Some(Some(_)) => Has::Perhaps,
             None => Has::No,
+            Some(known) if known.batch.is_none_or(|batch| batch == self.owed.batch()) => Has::Yes(*known),
+            Some(_) => Has::Perhaps,
         }
     }
 
-    /// Notes that the batch being sent prepares the statement of this id.
-    pub fn will_have(&mut self, id: u64) {
-        let batch = self.owed.batch();
-        self.prepared.put(id, Some(batch));
+    /// Notes that the batch being sent prepares the statement of this id, at the moment `stamp`.
+    pub fn will_have(&mut self, id: u64, stamp: u64) {
+        let batch = Some(self.owed.batch());
+        self.prepared.put(id, Preparation { batch, stamp, shape: None });
     }
 
     /// Notes that something was sent which may close prepared statements; whether it did is not known yet.
     pub fn doubt_prepared(&mut self) {
-        self.prepared.iter_mut().for_each(|(_, batch)| *batch = Some(0));
+        self.prepared.iter_mut().for_each(|(_, known)| known.batch = Some(0));
+    }
+
+    /// Notes that what the server has for this id, if anything, is not to be relied on.
+    pub fn doubt(&mut self, id: u64) {
+        self.prepared.put(id, Preparation { batch: Some(0), stamp: 0, shape: None });
+    }
+
+    /// Forgets all statements but those of these ids, which the batch being sent prepares.
+    pub fn keep_only(&mut self, ids: &[u64]) {
+        let batch = Some(self.owed.batch());
+        let kept: Vec<_> = ids.iter().filter_map(|id| Some((*id, *self.prepared.peek(id)?))).collect();
+        self.prepared.clear();
+        for (id, known) in kept {
+            self.prepared.put(id, Preparation { batch, ..known });
+        }
+    }
+
+    /// Notes the columns of what was prepared for this id at the moment `stamp`.
+    pub fn note_shape(&mut self, id: u64, stamp: u64, shape: ResultShape) {
+        if let Some(known) = self.prepared.peek_mut(&id).filter(|known| known.stamp == stamp) {
+            known.shape = Some(shape);
+        }
     }
 
     /// Notes that a ParseComplete has come.
     #[inline]
     pub fn confirm_prepared(&mut self) {
-        if let Some(batch) = self.owed.confirming().and_then(|id| self.prepared.peek_mut(&id)) {
-            *batch = None;
+        if let Some(known) = self.owed.confirming().and_then(|id| self.prepared.peek_mut(&id)) {
+            known.batch = None;
         }
     }
 

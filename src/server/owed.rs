@@ -5,9 +5,8 @@
 //! rules for errors (everything up to Sync is skipped, a Query included) and for COPY (Sync is ignored during copy-in).
 //! Pure: tags in, decisions out.
 
-use crate::session::Statement;
+use crate::session::Named;
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 /// What one message sent to the server, or kept from it, will be answered with.
 #[derive(Debug)]
@@ -36,21 +35,37 @@ pub enum Owed {
     Execute,
     /// A client's Close that went to the server: CloseComplete.
     Close,
+    /// A Describe of pgvalet's own, of a statement that was just prepared: ParameterDescription, then RowDescription or
+    /// NoData.
+    Shape(Box<ShapeOf>),
     /// A Close of pgvalet's own for the statement of this id.
     Evict(u64),
-    /// A Parse or Close that the server never saw.
-    Fake(Fake, Box<Naming>),
+    /// A Close of a client's name, which the server never sees: pgvalet gives its CloseComplete.
+    Kept(Box<Naming>),
     /// CopyDone or CopyFail: no answer of their own, but they end the stretch in which Sync earns none.
     CopyEnd,
 }
 
-/// A reply that pgvalet gives itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fake {
-    /// For a Parse of what the server already has.
-    ParseComplete,
-    /// For a Close: names are the client's own matter.
-    CloseComplete,
+/// Whose columns are asked for.
+#[derive(Debug)]
+pub struct ShapeOf {
+    /// Id of the statement.
+    pub id: u64,
+    /// When it was prepared.
+    pub stamp: u64,
+    /// Why.
+    pub purpose: Purpose,
+}
+
+/// Why the columns of a statement are asked for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// The client has just prepared it under this name: these are its columns from now on.
+    Prepared(Box<[u8]>),
+    /// What needs it waits for the answer.
+    Awaited,
+    /// Only to know.
+    Noted,
 }
 
 /// A change of a client's statement names, to be undone if the server never comes to it.
@@ -59,7 +74,7 @@ pub struct Naming {
     /// The client's name; empty for the unnamed statement.
     pub name: Box<[u8]>,
     /// What the name stood for before.
-    pub previous: Option<Arc<Statement>>,
+    pub previous: Option<Named>,
     /// The statement that a Parse sent to the server prepares there under a name of ours.
     pub prepares: Option<u64>,
 }
@@ -80,7 +95,7 @@ impl Owed {
     #[must_use]
     pub fn naming(&self) -> Option<&Naming> {
         match self {
-            Owed::Parse(naming) | Owed::Fake(_, naming) => Some(naming),
+            Owed::Parse(naming) | Owed::Kept(naming) => Some(naming),
             _ => None,
         }
     }
@@ -113,7 +128,7 @@ enum CopyIn {
 }
 
 impl OwedQueue {
-    /// Notes that a message was sent (or, for [`Owed::Fake`], kept). Returns it if the server will not come to it,
+    /// Notes that a message was sent (or, for [`Owed::Kept`], kept). Returns it if the server will not come to it,
     /// because it is skipping to a Sync.
     #[inline]
     pub fn push(&mut self, owed: Owed) -> Option<Owed> {
@@ -240,7 +255,10 @@ impl OwedQueue {
     #[inline]
     #[must_use]
     pub fn swallowing(&self) -> bool {
-        matches!(self.queue.front(), Some(Owed::Settings | Owed::Failing | Owed::Prepare(_) | Owed::Evict(_)))
+        matches!(
+            self.queue.front(),
+            Some(Owed::Settings | Owed::Failing | Owed::Prepare(_) | Owed::Evict(_) | Owed::Shape(_))
+        )
     }
 
     /// Every named statement that was there before is gone. Gives the names and ids of those that messages which are
@@ -249,7 +267,7 @@ impl OwedQueue {
         let (mut names, mut ids) = (Vec::new(), Vec::new());
         for owed in &mut self.queue {
             match owed {
-                Owed::Parse(naming) | Owed::Fake(_, naming) => {
+                Owed::Parse(naming) | Owed::Kept(naming) => {
                     ids.extend(naming.prepares);
                     if !naming.name.is_empty() && !names.contains(&naming.name) {
                         naming.previous = None;
@@ -263,17 +281,38 @@ impl OwedQueue {
         (names, ids)
     }
 
-    /// Takes the replies that are due now and that the server knows nothing of.
+    /// Whether a CloseComplete is due now that the server knows nothing of; it is then given.
     #[inline]
-    pub fn next_fake(&mut self) -> Option<Fake> {
-        if self.namings == 0 {
+    pub fn next_kept(&mut self) -> bool {
+        let due = self.namings > 0 && matches!(self.queue.front(), Some(Owed::Kept(_)));
+        if due {
+            self.pop();
+        }
+        due
+    }
+
+    /// Whether RowDescription or NoData now answers a Describe of pgvalet's own.
+    #[inline]
+    #[must_use]
+    pub fn wants_shape(&self) -> bool {
+        matches!(self.queue.front(), Some(Owed::Shape(_)))
+    }
+
+    /// Whether the columns of the statement of this id are asked for.
+    #[must_use]
+    pub fn awaits(&self, id: u64) -> bool {
+        self.queue
+            .iter()
+            .any(|owed| matches!(owed, Owed::Shape(of) if of.id == id && of.purpose == Purpose::Awaited))
+    }
+
+    /// Whose columns have just been told.
+    pub fn take_shape(&mut self) -> Option<Box<ShapeOf>> {
+        if !self.wants_shape() {
             return None;
         }
-        match self.queue.front() {
-            Some(&Owed::Fake(fake, _)) => {
-                self.pop();
-                Some(fake)
-            }
+        match self.queue.pop_front() {
+            Some(Owed::Shape(of)) => Some(of),
             _ => None,
         }
     }
@@ -291,7 +330,7 @@ impl OwedQueue {
             (Owed::Execute, b'C' | b'I' | b's') => (true, true),
             (Owed::Parse(_) | Owed::Prepare(_), b'1') | (Owed::Bind, b'2') => (true, true),
             (Owed::Close | Owed::Evict(_), b'3') => (true, true),
-            (Owed::DescribeStatement, b't') | (Owed::FunctionCall, b'V') => (true, false),
+            (Owed::DescribeStatement | Owed::Shape(_), b't') | (Owed::FunctionCall, b'V') => (true, false),
             (Owed::DescribeStatement | Owed::DescribePortal, b'T' | b'n') => (true, true),
             _ => (false, false),
         };
@@ -452,19 +491,11 @@ mod tests {
 
     #[test]
     fn an_error_skips_to_sync_and_tells_what_was_skipped_latest_first() {
-        let mut owed = queue([
-            Owed::Parse(naming("a")),
-            Owed::Bind,
-            Owed::Fake(Fake::CloseComplete, naming("b")),
-            Owed::Sync,
-            Owed::Query,
-        ]);
+        let mut owed =
+            queue([Owed::Parse(naming("a")), Owed::Bind, Owed::Kept(naming("b")), Owed::Sync, Owed::Query]);
         let mut skipped = Vec::new();
         assert_eq!(owed.error(|failed, owed| skipped.push((failed, owed))), Verdict::Forward);
-        assert!(matches!(
-            skipped[..],
-            [(false, Owed::Fake(..)), (false, Owed::Bind), (true, Owed::Parse(_))]
-        ));
+        assert!(matches!(skipped[..], [(false, Owed::Kept(_)), (false, Owed::Bind), (true, Owed::Parse(_))]));
         assert_eq!(owed.ready(), Verdict::Forward);
         assert_eq!(owed.boundaries(), 1);
     }
@@ -530,12 +561,12 @@ mod tests {
     }
 
     #[test]
-    fn fakes_come_out_in_their_place_only() {
-        let mut owed = queue([Owed::Bind, Owed::Fake(Fake::ParseComplete, naming("a")), Owed::Sync]);
-        assert_eq!(owed.next_fake(), None);
+    fn what_the_server_never_saw_is_answered_in_its_place_only() {
+        let mut owed = queue([Owed::Bind, Owed::Kept(naming("a")), Owed::Sync]);
+        assert!(!owed.next_kept());
         assert_eq!(owed.reply(b'2'), Verdict::Forward);
-        assert_eq!(owed.next_fake(), Some(Fake::ParseComplete));
-        assert_eq!(owed.next_fake(), None);
+        assert!(owed.next_kept());
+        assert!(!owed.next_kept());
         assert_eq!(owed.ready(), Verdict::Forward);
     }
 
@@ -548,14 +579,14 @@ mod tests {
         owed.push(Owed::Sync);
         assert!(owed.unsettled(b"a").is_some_and(|(naming, told)| naming.prepares == Some(7) && told));
         assert!(owed.unsettled(b"b").is_none());
-        owed.push(Owed::Fake(Fake::CloseComplete, naming("b")));
+        owed.push(Owed::Kept(naming("b")));
         owed.push(Owed::Sync);
         assert!(owed.unsettled(b"b").is_some_and(|(_, told)| !told));
         assert_eq!(owed.confirming(), Some(7));
         assert_eq!(owed.reply(b'1'), Verdict::Forward);
         assert_eq!(owed.ready(), Verdict::Forward);
         assert!(owed.unsettled(b"a").is_none());
-        assert_eq!(owed.next_fake(), Some(Fake::CloseComplete));
+        assert!(owed.next_kept());
         assert_eq!((owed.ready(), owed.namings), (Verdict::Forward, 0));
     }
 

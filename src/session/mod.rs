@@ -12,4 +12,4 @@ pub use catalog::CatalogFacts;
 pub use footprint::Footprint;
 pub use settings::{Reported, Settings};
 pub use shapes::Shapes;
-pub use statements::{Interner, Statement, Statements};
+pub use statements::{Interner, Named, ResultShape, Statement, Statements};

@@ -4,11 +4,12 @@
 //! and a server needs it only once. Its name on servers is derived from its id, which is unique in the process and never
 //! used again.
 
+use crate::protocol::frame::cstr;
 use crate::session::{Footprint, Settings};
 use foldhash::fast::RandomState;
 use lru::LruCache;
 use std::collections::HashMap;
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -18,7 +19,55 @@ pub const SERVER_PREFIX: &str = "pgvalet_";
 /// A name that no server ever has a statement for; takes the place of a client's unknown name.
 pub const UNKNOWN_NAME: &[u8] = b"pgvalet_unknown";
 
+/// Another such name; takes the place of a statement whose columns are not those that the client knows any more.
+pub const CHANGED_NAME: &[u8] = b"pgvalet_changed";
+
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+static NEXT_STAMP: AtomicU64 = AtomicU64::new(1);
+
+/// The next moment of the process in which something is prepared, later than all before.
+#[must_use]
+pub fn stamp() -> u64 {
+    NEXT_STAMP.fetch_add(1, Ordering::Relaxed)
+}
+
+/// The columns of a statement's result, as far as PostgreSQL forbids that they change under a client (`equalRowTypes`):
+/// names, types, type modifiers. 0 for a statement without result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ResultShape(u64);
+
+impl ResultShape {
+    /// Of a statement that returns no rows (NoData).
+    pub const NO_ROWS: ResultShape = ResultShape(0);
+
+    /// From the body of a RowDescription; `None` if it is malformed.
+    #[must_use]
+    pub fn of_row_description(body: &[u8]) -> Option<ResultShape> {
+        let (&count, mut rest) = body.split_first_chunk::<2>()?;
+        let mut hasher = foldhash::fast::FixedState::default().build_hasher();
+        for _ in 0..u16::from_be_bytes(count) {
+            let (name, column) = cstr(rest)?;
+            // Table, attribute, type, length, modifier, format.
+            let (column, more) = column.split_first_chunk::<18>()?;
+            hasher.write(name);
+            hasher.write(&column[6..10]);
+            hasher.write(&column[12..16]);
+            rest = more;
+        }
+        Some(ResultShape(hasher.finish() | 1))
+    }
+}
+
+/// What one of a client's names stands for.
+#[derive(Debug, Clone)]
+pub struct Named {
+    /// The statement.
+    pub statement: Arc<Statement>,
+    /// When the client prepared it.
+    pub stamp: u64,
+    /// The columns it had then, once the server has told.
+    pub shape: Option<ResultShape>,
+}
 
 /// One statement as it was parsed.
 #[derive(Debug)]
@@ -133,40 +182,47 @@ fn same_scope(one: &Arc<Settings>, other: &Arc<Settings>) -> bool {
 /// A client's names for its statements.
 #[derive(Debug, Default)]
 pub struct Statements {
-    unnamed: Option<Arc<Statement>>,
-    named: HashMap<Box<[u8]>, Arc<Statement>, RandomState>,
+    unnamed: Option<Named>,
+    named: HashMap<Box<[u8]>, Named, RandomState>,
     bytes: usize,
 }
 
 impl Statements {
     /// The statement that the client calls `name`; empty for the unnamed one.
     #[must_use]
-    pub fn get(&self, name: &[u8]) -> Option<&Arc<Statement>> {
+    pub fn get(&self, name: &[u8]) -> Option<&Named> {
         if name.is_empty() { self.unnamed.as_ref() } else { self.named.get(name) }
     }
 
-    /// Makes `name` stand for `statement` or for nothing; what it stood for.
-    pub fn set(&mut self, name: &[u8], statement: Option<Arc<Statement>>) -> Option<Arc<Statement>> {
+    /// Makes `name` stand for a statement or for nothing; what it stood for.
+    pub fn set(&mut self, name: &[u8], named: Option<Named>) -> Option<Named> {
         if name.is_empty() {
-            return std::mem::replace(&mut self.unnamed, statement);
+            return std::mem::replace(&mut self.unnamed, named);
         }
-        let previous = match statement {
-            Some(statement) => {
-                self.bytes += name.len() + cost(&statement);
-                self.named.insert(name.into(), statement)
+        let previous = match named {
+            Some(named) => {
+                self.bytes += name.len() + cost(&named.statement);
+                self.named.insert(name.into(), named)
             }
             None => self.named.remove(name),
         };
         if let Some(previous) = &previous {
-            self.bytes -= name.len() + cost(previous);
+            self.bytes -= name.len() + cost(&previous.statement);
         }
         previous
+    }
+
+    /// Notes the columns of what the client called `name` at the moment `stamp`, if it still does.
+    pub fn note_shape(&mut self, name: &[u8], stamp: u64, shape: ResultShape) {
+        if let Some(named) = self.named.get_mut(name).filter(|named| named.stamp == stamp) {
+            named.shape = Some(shape);
+        }
     }
 
     /// The client's name for the statement of this id.
     #[must_use]
     pub fn name_of(&self, id: u64) -> Option<&[u8]> {
-        self.named.iter().find(|(_, statement)| statement.id == id).map(|(name, _)| &**name)
+        self.named.iter().find(|(_, named)| named.statement.id == id).map(|(name, _)| &**name)
     }
 
     /// Forgets all names.
@@ -227,10 +283,36 @@ mod tests {
     }
 
     #[test]
+    fn columns_are_told_apart_by_what_must_not_change() {
+        let column = |name: &str, table: u32, kind: u32, modifier: i32, format: u16| {
+            let mut out = [name.as_bytes(), b"\0"].concat();
+            out.extend(table.to_be_bytes());
+            out.extend(1_u16.to_be_bytes());
+            out.extend(kind.to_be_bytes());
+            out.extend(4_u16.to_be_bytes());
+            out.extend(modifier.to_be_bytes());
+            out.extend(format.to_be_bytes());
+            out
+        };
+        let body =
+            |columns: &[Vec<u8>]| [&(columns.len() as u16).to_be_bytes()[..], &columns.concat()].concat();
+        let shape = |columns: &[Vec<u8>]| ResultShape::of_row_description(&body(columns)).unwrap();
+        let one = shape(&[column("a", 7, 23, -1, 0)]);
+        assert_eq!(one, shape(&[column("a", 8, 23, -1, 1)]), "table and format do not matter");
+        for other in [column("b", 7, 23, -1, 0), column("a", 7, 25, -1, 0), column("a", 7, 23, 9, 0)] {
+            assert_ne!(one, shape(&[other]));
+        }
+        assert_ne!(one, shape(&[column("a", 7, 23, -1, 0), column("a", 7, 23, -1, 0)]));
+        assert_ne!(shape(&[]), ResultShape::NO_ROWS, "no columns are not no rows");
+        assert_eq!(ResultShape::of_row_description(b"\0\x01a\0"), None);
+    }
+
+    #[test]
     fn names_come_and_go_and_are_accounted_for() {
         let mut interner = Interner::new(1000);
         let mut statements = Statements::default();
-        let one = interner.intern(b"select 1\0\0\0", &scope(&[]));
+        let statement = interner.intern(b"select 1\0\0\0", &scope(&[]));
+        let one = Named { statement, stamp: stamp(), shape: None };
         assert!(statements.set(b"a", Some(one.clone())).is_none());
         assert!(statements.set(b"", Some(one.clone())).is_none());
         let bytes = statements.bytes();

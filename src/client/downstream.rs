@@ -89,7 +89,7 @@ impl Relay {
                         self.pass_reply(header)
                     }
                 }
-                b'T' | b'n' if lease.owed.wants_shape() => {
+                b'T' | b'n' | b'D' if lease.owed.wants_whole() => {
                     if available < header.total() {
                         if header.total() > WHOLE_LIMIT {
                             return self.server_lost(ServerError::Protocol("an overlong message"));
@@ -99,7 +99,10 @@ impl Relay {
                         }
                         break;
                     }
-                    if !self.note_shape(header)? {
+                    if header.tag == b'D' {
+                        self.note_name(header);
+                        self.drop_reply(header);
+                    } else if !self.note_shape(header)? {
                         return Ok(());
                     }
                 }
@@ -107,9 +110,13 @@ impl Relay {
                     if tag == b'1' {
                         lease.confirm_prepared();
                     }
+                    let has_told = tag == b'C' && lease.owed.wants_whole();
                     let verdict = lease.owed.reply(tag);
                     if tag == b'C' && input.get(HEADER) == Some(&b'D') {
                         self.note_command(header);
+                    }
+                    if has_told {
+                        self.settle_names()?;
                     }
                     match verdict {
                         Verdict::Forward => self.pass_reply(header),
@@ -280,8 +287,8 @@ impl Relay {
         let body = &self.from_server.bytes()[cursor + HEADER..cursor + header.total()];
         let Some((name, value)) = backend::read_parameter_status(body) else { return false };
         let swallow = lease.owed.swallowing();
-        // Without `auto` nobody has judged what runs: a report may be the client's own doing.
-        let judged = self.shard.with_policy(|policy| policy.reset) == Reset::Auto;
+        // With `never` nobody has judged what runs: a report may be the client's own doing.
+        let judged = self.shard.with_policy(|policy| policy.reset) != Reset::Never;
         let mut encoding_changed = false;
         let is_news = Reported::record(&mut lease.reported, name, value);
         if !swallow {

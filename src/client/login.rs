@@ -5,6 +5,7 @@ use crate::client::cell::{Activity, ClientCell};
 use crate::client::context::{CancelRequest, Context};
 use crate::client::outgoing::Outgoing;
 use crate::client::relay::{Body, End, Leaving, Relay};
+use crate::client::sql_names::SqlNames;
 use crate::config::Config;
 use crate::error::{Error, Kind};
 use crate::net::stream::Address;
@@ -538,6 +539,7 @@ impl Session {
             unsafe_encoding: true,
             unknown_name: Box::default(),
             undone_names: Vec::new(),
+            sql_names: SqlNames::default(),
             spoiled: false,
             discarding: false,
             skip_to_sync: false,

@@ -15,6 +15,7 @@ use crate::protocol::frame::HEADER;
 use crate::protocol::{Header, TxStatus, frontend};
 use crate::server::owed::{Naming, Owed, Purpose, ShapeOf};
 use crate::server::{Has, Server};
+use crate::session::lexer::MAX_IDENTIFIER;
 use crate::session::statements::{CHANGED_NAME, UNKNOWN_NAME, stamp};
 use crate::session::{Footprint, Named, ResultShape, Statement, Statements};
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use std::sync::Arc;
 /// Longest Parse that is kept, so that its statement can follow the client to other servers.
 const PARSE_LIMIT: usize = 1 << 20;
 /// Bytes of statements that one client may have prepared.
-const STATEMENTS_LIMIT: usize = 64 << 20;
+pub(super) const STATEMENTS_LIMIT: usize = 64 << 20;
 
 impl Relay {
     pub(super) fn forward_parse(&mut self, header: Header) -> Result<Step, End> {
@@ -42,10 +43,12 @@ impl Relay {
             self.pass(header);
             return Ok(Step::Done);
         };
-        self.shard.counters().client_parses.add(1);
-        let name: Box<[u8]> = name.into();
+        let name: Box<[u8]> = cut(name).into();
         let statement = self.shard.interner.borrow_mut().intern(rest, &self.settings);
-        self.judge_statement(&statement);
+        if !self.judge_statement(&statement) || !name.is_empty() && !self.names_are_certain() {
+            return Ok(Step::NeedReplies);
+        }
+        self.shard.counters().client_parses.add(1);
         let named = Named { statement, stamp: stamp(), shape: None };
         if name.is_empty() {
             self.shard.counters().server_parses.add(1);
@@ -75,6 +78,12 @@ impl Relay {
             }
             // The server refuses it, in PostgreSQL's own order of checks, because it has a statement of that name.
             let taken = existing.statement.clone();
+            if taken.sql().is_some() {
+                self.supply_sql(&name, &taken);
+                self.owe(Owed::Parse(Box::new(Naming { name, previous: Some(existing), prepares: None })));
+                self.pass(header);
+                return Ok(Step::Done);
+            }
             if self.lease.as_mut().is_some_and(|lease| !matches!(lease.has(taken.id()), Has::Yes(_))) {
                 self.prepare(&taken, Purpose::Noted);
             }
@@ -130,17 +139,24 @@ impl Relay {
         };
         self.shard.counters().binds.add(1);
         if name.is_empty() && self.unnamed_here {
-            if let Some(named) = self.statements.get(b"").cloned() {
-                self.judge_statement(&named.statement);
+            if let Some(named) = self.statements.get(b"").cloned()
+                && !self.judge_statement(&named.statement)
+            {
+                return Ok(Step::NeedReplies);
             }
+            self.sql_names.sent();
             self.owe(Owed::Bind);
             self.pass(header);
             return Ok(Step::Done);
         }
         // Most portals have no name, and an empty box takes no memory.
         let portal: Box<[u8]> = portal.into();
-        if let Some(statement) = ready_statement(&self.statements, self.lease.as_deref_mut(), name) {
-            self.judge_statement(&statement);
+        if !self.sql_names.is_uncertain()
+            && let Some(statement) = ready_statement(&self.statements, self.lease.as_deref_mut(), cut(name))
+        {
+            if !self.judge_statement(&statement) {
+                return Ok(Step::NeedReplies);
+            }
             self.bind(header, &portal, statement.name(), names);
             return Ok(Step::Done);
         }
@@ -153,6 +169,7 @@ impl Relay {
     /// Sends a Bind with the server's name for its statement; `names` is the length of the client's names.
     #[inline]
     fn bind(&mut self, header: Header, portal: &[u8], server_name: &[u8], names: usize) {
+        self.sql_names.sent();
         self.owe(Owed::Bind);
         let rest = header.body as usize - names;
         frontend::bind_prefix(self.to_server.insert(&mut self.from_client), portal, server_name, rest);
@@ -165,7 +182,11 @@ impl Relay {
 
     /// What the server calls the statement that the client calls `name`; it is made sure to be there, with the columns
     /// that the client knows. `None` while that depends on replies that have not come yet.
-    fn server_name(&mut self, name: &[u8]) -> Option<Box<[u8]>> {
+    fn server_name(&mut self, full_name: &[u8]) -> Option<Box<[u8]>> {
+        let name = cut(full_name);
+        if !name.is_empty() && !self.names_are_certain() {
+            return None;
+        }
         let lease = self.lease.as_ref()?;
         let told_by_server = match lease.owed.unsettled(name) {
             Some((_, false)) => return None,
@@ -179,11 +200,17 @@ impl Relay {
                 self.owe(Owed::Evict(0));
                 return Some(Box::default());
             }
-            self.unknown_name = name.into();
+            self.unknown_name = full_name.into();
             return Some(UNKNOWN_NAME.into());
         };
         let statement = &named.statement;
-        self.judge_statement(statement);
+        if !self.judge_statement(statement) {
+            return None;
+        }
+        if statement.sql().is_some() {
+            self.supply_sql(name, statement);
+            return Some(name.into());
+        }
         if name.is_empty() {
             self.shard.counters().server_parses.add(1);
             self.owe(Owed::Prepare(0));
@@ -305,7 +332,10 @@ impl Relay {
             }
             Some((b'S', name)) => {
                 // Closing a name is the client's own matter: the server keeps the statement for the next one.
-                let name: Box<[u8]> = name.into();
+                let name: Box<[u8]> = cut(name).into();
+                if !name.is_empty() && !self.names_are_certain() {
+                    return Ok(Step::NeedReplies);
+                }
                 self.unnamed_here &= !name.is_empty();
                 let previous = self.statements.set(&name, None);
                 self.owe(Owed::Kept(Box::new(Naming { name, previous, prepares: None })));
@@ -318,6 +348,12 @@ impl Relay {
         }
         Ok(Step::Done)
     }
+}
+
+/// A name as PostgreSQL tells it from others: by as much of it as fits an identifier.
+#[inline]
+pub(super) fn cut(name: &[u8]) -> &[u8] {
+    &name[..name.len().min(MAX_IDENTIFIER)]
 }
 
 /// The statement of a name that is settled, if the server has it: the common case, without further ado.

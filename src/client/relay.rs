@@ -10,6 +10,7 @@
 use crate::client::cell::{Activity, ClientCell};
 use crate::client::context::Context as WorkerContext;
 use crate::client::outgoing::Outgoing;
+use crate::client::sql_names::SqlNames;
 use crate::config::{Config, PoolMode, Reset};
 use crate::error::{Error, Kind};
 use crate::net::buffer::{LARGE, SMALL};
@@ -127,6 +128,8 @@ pub(super) struct Relay {
     /// Names that were taken back because their Parse was never reached, by statement: a later batch may still be told
     /// about them.
     pub(super) undone_names: Vec<(u64, Box<[u8]>)>,
+    /// The client's names under which the server has, or had, statements of SQL's.
+    pub(super) sql_names: SqlNames,
     /// The server is not to be used again, whatever state it seems to be in.
     pub(super) spoiled: bool,
     /// The client discarded all: reports until ReadyForQuery tell the pool's values, not its own.
@@ -377,6 +380,7 @@ impl Relay {
         self.spoiled = false;
         self.server_dry = false;
         self.undone_names.clear();
+        self.sql_names.clear();
         if !Arc::ptr_eq(&lease.in_force, &self.settings) {
             let difference = lease.in_force.difference(&self.settings);
             if !difference.is_empty() {
@@ -452,6 +456,11 @@ impl Relay {
             };
         }
         self.forget_facts_after_ddl();
+        if self.sql_names.is_doubtful() && self.shard.with_policy(|policy| policy.mode) != PoolMode::Session {
+            // What the client has prepared by SQL is asked of the server before it goes to others.
+            self.ask_names();
+            return Ok(());
+        }
         let now = Instant::now();
         self.set_activity(Activity::Idle, now);
         if self.shard.with_policy(|policy| policy.mode) == PoolMode::Session {
@@ -492,7 +501,11 @@ impl Relay {
             Reset::Auto if self.footprint.is_stateless() => ResetPlan::Nothing,
             Reset::Auto => {
                 self.shard.count_reset(self.footprint);
-                self.footprint.reset_plan()
+                if self.sql_names.is_doubtful() {
+                    return ResetPlan::Full;
+                }
+                let plan = self.footprint.without(Footprint::STATEMENTS).reset_plan();
+                self.sql_names.reset(plan)
             }
         }
     }

@@ -3,14 +3,16 @@
 //! Most messages pass through untouched. Those that name statements are in `naming`.
 
 use crate::client::cell::Activity;
+use crate::client::naming::cut;
 use crate::client::relay::{Body, End, Leaving, Relay};
-use crate::config::{PoolMode, Reset};
+use crate::config::PoolMode;
 use crate::error::{Error, Kind};
 use crate::net::buffer::LARGE;
 use crate::protocol::frame::HEADER;
 use crate::protocol::{Header, backend, frontend};
 use crate::server::owed::Owed;
 use crate::session::classify::{begins_transaction, classify};
+use crate::session::sql_prepare::mentions;
 use crate::session::{Footprint, Statement};
 use std::task::Context;
 use std::time::Instant;
@@ -148,7 +150,7 @@ impl Relay {
             && let Some((kind @ (b'S' | b'P'), name)) = frontend::read_target(&message[HEADER..])
         {
             if kind == b'S' {
-                let name: Box<[u8]> = name.into();
+                let name: Box<[u8]> = cut(name).into();
                 self.statements.set(&name, None);
             }
             self.request = Body::Discard(header.total());
@@ -232,12 +234,15 @@ impl Relay {
                     // PostgreSQL 18.4 reports `I` after it and fails the next statement with "unexpected state STARTED".
                     self.spoiled = true;
                 }
-                self.judge_query(header);
+                if !self.judge_query(header) {
+                    return Ok(Step::NeedReplies);
+                }
                 self.statements.set(b"", None);
-                let may_forget = closes_statements(&self.input()[HEADER..]);
+                let may_forget = forgets_statements(&self.input()[HEADER..]);
                 if let Some(lease) = self.lease.as_mut().filter(|_| may_forget) {
                     lease.doubt_prepared();
                 }
+                self.sql_names.sent();
                 self.owe(Owed::Query);
             }
             b'S' => self.owe(Owed::Sync),
@@ -309,6 +314,7 @@ impl Relay {
             }
             // It was prepared, but its columns are not known.
             Owed::Shape(of) => lease.doubt(of.id),
+            Owed::Own(_) | Owed::Names => self.sql_names.fail(),
             Owed::Prepare(0) => self.unnamed_here = false,
             Owed::Prepare(id) => {
                 lease.prepared.pop(&id);
@@ -321,12 +327,9 @@ impl Relay {
         }
     }
 
-    /// Notes what a Query can leave behind.
+    /// Notes what a Query can leave behind. `false` while what it means depends on replies that have not come yet.
     #[inline]
-    fn judge_query(&mut self, header: Header) {
-        if self.shard.with_policy(|policy| policy.reset) != Reset::Auto {
-            return;
-        }
+    fn judge_query(&mut self, header: Header) -> bool {
         let input = self.input();
         let found = if input.len() < header.total() {
             // Too long to be read whole.
@@ -340,19 +343,36 @@ impl Relay {
                 }
             })
         };
+        if found.contains(Footprint::STATEMENTS) {
+            let sql = frontend::read_query(&self.input()[..header.total()]).to_vec();
+            return self.judge_names(&sql, found);
+        }
         self.note_footprint(found);
+        true
     }
 
-    /// Notes what executing a statement can leave behind.
-    pub(super) fn judge_statement(&mut self, statement: &Statement) {
-        if self.shard.with_policy(|policy| policy.reset) != Reset::Auto {
-            return;
+    /// The rest of the judgement of a text that concerns statements of SQL's.
+    fn judge_names(&mut self, sql: &[u8], found: Footprint) -> bool {
+        let met = self.meet_names(sql, found);
+        if met {
+            let resolved = self.resolve_executed(sql, found);
+            self.note_footprint(resolved);
         }
+        met
+    }
+
+    /// Notes what executing a statement can leave behind. `false` while what it means depends on replies that have not
+    /// come yet.
+    pub(super) fn judge_statement(&mut self, statement: &Statement) -> bool {
         let found = self.shard.with_facts(|generation, facts| match self.unsafe_encoding {
             true => classify(statement.text(), facts, true),
             false => statement.footprint(generation, |sql| classify(sql, facts, false)),
         });
+        if found.contains(Footprint::STATEMENTS) {
+            return self.judge_names(statement.text(), found);
+        }
         self.note_footprint(found);
+        true
     }
 
     pub(super) fn note_footprint(&mut self, found: Footprint) {
@@ -362,9 +382,9 @@ impl Relay {
     }
 }
 
-/// Whether a Query may be a DEALLOCATE or DISCARD. One that hides behind other statements is found by its reply.
+/// Whether a Query may be DEALLOCATE ALL or DISCARD ALL. One that hides behind other statements is found by its reply.
 #[inline]
-fn closes_statements(sql: &[u8]) -> bool {
+fn forgets_statements(sql: &[u8]) -> bool {
     let begins = |word: &[u8]| sql.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));
-    begins(b"deallocate") || begins(b"discard")
+    (begins(b"deallocate") || begins(b"discard")) && mentions(sql, b"all")
 }

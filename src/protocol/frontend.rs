@@ -108,6 +108,31 @@ pub fn close_statement(out: &mut BytesMut, name: &[u8]) {
     });
 }
 
+/// Appends a Close of a portal.
+pub fn close_portal(out: &mut BytesMut, name: &[u8]) {
+    message(out, b'C', |out| {
+        out.put_u8(b'P');
+        out.put_slice(name);
+        out.put_u8(0);
+    });
+}
+
+/// Appends Bind, without parameters, and Execute, of all rows.
+pub fn run(out: &mut BytesMut, portal: &[u8], statement: &[u8]) {
+    bind_prefix(out, portal, statement, 6);
+    out.put_bytes(0, 6);
+    message(out, b'E', |out| {
+        out.put_slice(portal);
+        out.put_u8(0);
+        out.put_u32(0);
+    });
+}
+
+/// Appends a Sync.
+pub fn sync(out: &mut BytesMut) {
+    message(out, b'S', |_| {});
+}
+
 /// Appends a Terminate.
 pub fn terminate(out: &mut BytesMut) {
     message(out, b'X', |_| {});

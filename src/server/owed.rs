@@ -38,6 +38,12 @@ pub enum Owed {
     /// A Describe of pgvalet's own, of a statement that was just prepared: ParameterDescription, then RowDescription or
     /// NoData.
     Shape(Box<ShapeOf>),
+    /// A message of pgvalet's own that is answered with this tag.
+    Own(u8),
+    /// An Execute of pgvalet's own that lists the statements which have names of the client's: DataRow, CommandComplete.
+    Names,
+    /// A Sync of pgvalet's own, where no batch of the client's is open.
+    OwnSync,
     /// A Close of pgvalet's own for the statement of this id.
     Evict(u64),
     /// A Close of a client's name, which the server never sees: pgvalet gives its CloseComplete.
@@ -114,6 +120,9 @@ pub struct OwedQueue {
     namings: usize,
     /// Counts the batches that a Sync has ended.
     batch: u32,
+    /// The error of what pgvalet sent in front of the client's next request was given to the client in answer to it: of
+    /// its own answer only ReadyForQuery is passed on.
+    answered: bool,
 }
 
 /// Where a COPY FROM STDIN stands.
@@ -144,6 +153,7 @@ impl OwedQueue {
             _ if self.skipping => return Some(owed),
             Owed::Query | Owed::FunctionCall => self.unsynced = false,
             Owed::Settings | Owed::Failing => {}
+            Owed::OwnSync => self.unsynced = false,
             Owed::CopyEnd => {
                 if self.copy == CopyIn::Open {
                     self.copy = CopyIn::Closing;
@@ -257,8 +267,17 @@ impl OwedQueue {
     pub fn swallowing(&self) -> bool {
         matches!(
             self.queue.front(),
-            Some(Owed::Settings | Owed::Failing | Owed::Prepare(_) | Owed::Evict(_) | Owed::Shape(_))
-        )
+            Some(
+                Owed::Settings
+                    | Owed::Failing
+                    | Owed::Prepare(_)
+                    | Owed::Evict(_)
+                    | Owed::Shape(_)
+                    | Owed::Own(_)
+                    | Owed::Names
+                    | Owed::OwnSync
+            )
+        ) || self.answered && matches!(self.queue.front(), Some(Owed::Query))
     }
 
     /// Every named statement that was there before is gone. Gives the names and ids of those that messages which are
@@ -291,11 +310,11 @@ impl OwedQueue {
         due
     }
 
-    /// Whether RowDescription or NoData now answers a Describe of pgvalet's own.
+    /// Whether what comes now, RowDescription, NoData or DataRow, tells pgvalet itself something.
     #[inline]
     #[must_use]
-    pub fn wants_shape(&self) -> bool {
-        matches!(self.queue.front(), Some(Owed::Shape(_)))
+    pub fn wants_whole(&self) -> bool {
+        matches!(self.queue.front(), Some(Owed::Shape(_) | Owed::Names))
     }
 
     /// Whether the columns of the statement of this id are asked for.
@@ -308,7 +327,7 @@ impl OwedQueue {
 
     /// Whose columns have just been told.
     pub fn take_shape(&mut self) -> Option<Box<ShapeOf>> {
-        if !self.wants_shape() {
+        if !matches!(self.queue.front(), Some(Owed::Shape(_))) {
             return None;
         }
         match self.queue.pop_front() {
@@ -330,6 +349,9 @@ impl OwedQueue {
             (Owed::Execute, b'C' | b'I' | b's') => (true, true),
             (Owed::Parse(_) | Owed::Prepare(_), b'1') | (Owed::Bind, b'2') => (true, true),
             (Owed::Close | Owed::Evict(_), b'3') => (true, true),
+            (Owed::Own(expected), tag) if *expected == tag => (true, true),
+            (Owed::Names, b'D') => (true, false),
+            (Owed::Names, b'C') => (true, true),
             (Owed::DescribeStatement | Owed::Shape(_), b't') | (Owed::FunctionCall, b'V') => (true, false),
             (Owed::DescribeStatement | Owed::DescribePortal, b'T' | b'n') => (true, true),
             _ => (false, false),
@@ -355,8 +377,11 @@ impl OwedQueue {
     pub fn ready(&mut self) -> Verdict {
         self.copy = CopyIn::None;
         let verdict = match self.queue.front() {
-            Some(Owed::Query | Owed::Sync | Owed::FunctionCall) => Verdict::Forward,
-            Some(Owed::Settings | Owed::Failing) => Verdict::Swallow,
+            Some(Owed::Query | Owed::Sync | Owed::FunctionCall) => {
+                self.answered = false;
+                Verdict::Forward
+            }
+            Some(Owed::Settings | Owed::Failing | Owed::OwnSync) => Verdict::Swallow,
             _ => return Verdict::Violation,
         };
         self.queue.pop_front();
@@ -371,13 +396,18 @@ impl OwedQueue {
         let verdict = match self.queue.front() {
             None => return Verdict::Violation,
             // The error of a statement that pgvalet prepared for a Bind is the Bind's.
+            Some(Owed::Query) if self.answered => return Verdict::Swallow,
             Some(Owed::Query | Owed::Sync | Owed::FunctionCall) => return Verdict::Forward,
             Some(Owed::Failing) => return Verdict::Swallow,
+            // What is there under the client's names is not known then.
+            Some(Owed::Names | Owed::OwnSync) => return Verdict::Violation,
             // Settings that were in force before and are refused now: nothing may run without them.
             Some(Owed::Settings) => return Verdict::Violation,
             Some(_) => Verdict::Forward,
         };
-        let end = self.queue.iter().position(|owed| matches!(owed, Owed::Sync)).unwrap_or(self.queue.len());
+        let ends = |owed: &Owed| matches!(owed, Owed::Sync | Owed::OwnSync);
+        let end = self.queue.iter().position(ends).unwrap_or(self.queue.len());
+        self.answered = matches!(self.queue.get(end), Some(Owed::OwnSync));
         if end == self.queue.len() {
             self.skipping = true;
             self.unsynced = true;

@@ -25,7 +25,7 @@ pub fn classify(sql: &[u8], facts: &CatalogFacts, unsafe_encoding: bool) -> Foot
         match first.kind {
             Kind::End => return found,
             Kind::Semicolon => {}
-            Kind::Unknown => return found.union(ANYTHING),
+            Kind::Unknown => return found.union(UNREADABLE),
             _ => found = found.union(statement(first, &mut lexer, facts)),
         }
     }
@@ -50,6 +50,9 @@ pub fn begins_transaction(sql: &[u8]) -> bool {
 
 /// Everything, and the facts are void.
 const ANYTHING: Footprint = Footprint::EVERYTHING.union(Footprint::DDL);
+
+/// The same, and nobody can tell what the text says.
+const UNREADABLE: Footprint = ANYTHING.union(Footprint::STATEMENTS);
 
 /// GUCs that clients can set and every version since 14 reports.
 const FOLLOWED: [&[u8]; 7] = [
@@ -82,12 +85,16 @@ fn statement<'a>(first: Token<'a>, lexer: &mut Lexer<'a>, facts: &CatalogFacts) 
         b"explain" => explain(lexer, facts),
         b"declare" => declare(lexer, facts),
         b"prepare" => prepare(lexer),
-        b"execute" | b"deallocate" => skip(lexer, Footprint::STATEMENTS.union(Footprint::EVERYTHING)),
+        b"execute" => skip(lexer, Footprint::STATEMENTS.union(Footprint::EXECUTES)),
+        b"deallocate" => skip(lexer, Footprint::STATEMENTS),
         b"listen" | b"unlisten" => skip(lexer, Footprint::LISTEN),
         b"discard" | b"call" | b"load" | b"vacuum" | b"analyze" | b"analyse" | b"checkpoint" => {
             skip(lexer, Footprint::EVERYTHING)
         }
-        // DDL, DO, and whatever else there is.
+        // Code can prepare statements, and CREATE TABLE AS can execute them.
+        b"do" => skip(lexer, ANYTHING.union(Footprint::STATEMENTS)),
+        b"create" => create(lexer),
+        // DDL, and whatever else there is.
         _ => skip(lexer, ANYTHING),
     }
 }
@@ -171,7 +178,29 @@ fn explain(lexer: &mut Lexer<'_>, facts: &CatalogFacts) -> Footprint {
         query::judge(token, lexer, facts)
     } else {
         // EXPLAIN of CREATE TABLE AS, EXECUTE, DECLARE.
-        skip_from(token, lexer, if is(token, b"create") { ANYTHING } else { Footprint::EVERYTHING })
+        match token {
+            _ if is(token, b"create") => create(lexer),
+            _ if is(token, b"execute") => {
+                skip_from(token, lexer, Footprint::STATEMENTS.union(Footprint::EXECUTES))
+            }
+            _ => skip_from(token, lexer, Footprint::EVERYTHING),
+        }
+    }
+}
+
+/// `CREATE TABLE ... AS EXECUTE` runs a prepared statement.
+fn create(lexer: &mut Lexer<'_>) -> Footprint {
+    let mut ahead = lexer.clone();
+    let found = skip(lexer, ANYTHING);
+    loop {
+        let token = ahead.next_token();
+        match token.kind {
+            Kind::Semicolon | Kind::End | Kind::Unknown => return found,
+            _ if is(token, b"execute") => {
+                return found.union(Footprint::STATEMENTS).union(Footprint::EXECUTES);
+            }
+            _ => {}
+        }
     }
 }
 
@@ -203,7 +232,7 @@ fn prepare(lexer: &mut Lexer<'_>) -> Footprint {
     if is(first, b"transaction") && second.kind == Kind::String {
         skip(lexer, Footprint::NOTHING)
     } else {
-        skip_from(second, lexer, Footprint::STATEMENTS.union(Footprint::EVERYTHING))
+        skip_from(second, lexer, Footprint::STATEMENTS)
     }
 }
 
@@ -243,7 +272,7 @@ fn skip_from<'a>(mut token: Token<'a>, lexer: &mut Lexer<'a>, found: Footprint) 
     loop {
         match token.kind {
             Kind::Semicolon | Kind::End => break,
-            Kind::Unknown => return found.union(ANYTHING),
+            Kind::Unknown => return found.union(UNREADABLE),
             Kind::Word => {
                 makes_table |= is(token, b"into") && !is(before, b"insert") && !is(before, b"merge")
             }

@@ -3,6 +3,8 @@
 //! Owns the kinds of session state and their reset. It does not know how a statement is judged (`classify`) or how a
 //! reset is run. A kind of state that has no exact reset of its own takes the full one.
 
+use std::borrow::Cow;
+
 /// A set of kinds of session state. Sets of several statements are joined with [`union`](Footprint::union).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub struct Footprint(u32);
@@ -19,7 +21,7 @@ impl Footprint {
     pub const SEQUENCES: Footprint = Footprint(1 << 2);
     /// Temporary objects.
     pub const TEMP: Footprint = Footprint(1 << 3);
-    /// Statements made by SQL `PREPARE`.
+    /// Statements made, dropped or run by SQL. Those that are left are known by name.
     pub const STATEMENTS: Footprint = Footprint(1 << 4);
     /// Cursors `WITH HOLD`.
     pub const CURSORS: Footprint = Footprint(1 << 5);
@@ -33,6 +35,8 @@ impl Footprint {
     pub const DDL: Footprint = Footprint(1 << 9);
     /// Whatever a session can hold: the statement was not understood.
     pub const EVERYTHING: Footprint = Footprint(1 << 10);
+    /// A statement runs that was prepared elsewhere: whatever that can leave behind.
+    pub const EXECUTES: Footprint = Footprint(1 << 11);
 
     /// The names that [`reasons`](Footprint::reasons) can give, in its order.
     pub const ALL_REASONS: &'static [&'static str] = &[
@@ -47,6 +51,7 @@ impl Footprint {
         "role",
         "ddl",
         "everything",
+        "executes",
     ];
 
     /// The set that [`bits`](Footprint::bits) gave; bits without a meaning are dropped.
@@ -91,7 +96,8 @@ impl Footprint {
         let setters = Footprint::SETTINGS.0
             | Footprint::FOLLOWED_SETTINGS.0
             | Footprint::ROLE.0
-            | Footprint::EVERYTHING.0;
+            | Footprint::EVERYTHING.0
+            | Footprint::EXECUTES.0;
         self.0 & setters != 0
     }
 
@@ -112,7 +118,7 @@ impl Footprint {
         for &(kind, statement) in COMPONENTS {
             if self.contains(kind) {
                 left &= !kind.0;
-                statements.push(statement);
+                statements.push(statement.into());
             }
         }
         if left == 0 { ResetPlan::Components(statements) } else { ResetPlan::Full }
@@ -135,7 +141,7 @@ pub enum ResetPlan {
     /// Nothing has to be done.
     Nothing,
     /// These statements, in this order; they may be joined by `;` into one simple Query.
-    Components(Vec<&'static str>),
+    Components(Vec<Cow<'static, str>>),
     /// `DISCARD ALL`, which PostgreSQL takes only in a Query of its own.
     Full,
 }
@@ -155,7 +161,10 @@ mod tests {
     #[test]
     fn components_are_used_only_if_they_cover_everything() {
         let both = Footprint::SEQUENCES.union(Footprint::LISTEN).union(Footprint::FOLLOWED_SETTINGS);
-        assert_eq!(both.reset_plan(), ResetPlan::Components(vec!["UNLISTEN *", "DISCARD SEQUENCES"]));
+        assert_eq!(
+            both.reset_plan(),
+            ResetPlan::Components(vec!["UNLISTEN *".into(), "DISCARD SEQUENCES".into()])
+        );
         assert_eq!(both.union(Footprint::SETTINGS).reset_plan(), ResetPlan::Full);
         for alone in [Footprint::SETTINGS, Footprint::ROLE, Footprint::STATEMENTS, Footprint::EVERYTHING] {
             assert_eq!(alone.reset_plan(), ResetPlan::Full);

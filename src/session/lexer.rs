@@ -62,6 +62,8 @@ pub struct Lexer<'a> {
     at: usize,
     /// The client's encoding may hide ASCII bytes inside characters.
     unsafe_encoding: bool,
+    /// Identifiers may need unescaping or cutting.
+    lenient: bool,
 }
 
 impl<'a> Lexer<'a> {
@@ -72,7 +74,26 @@ impl<'a> Lexer<'a> {
     #[must_use]
     pub fn new(sql: &'a [u8], unsafe_encoding: bool) -> Lexer<'a> {
         let hidden = unsafe_encoding && !sql.is_ascii();
-        Lexer { sql, at: 0, unsafe_encoding: hidden }
+        Lexer { sql, at: 0, unsafe_encoding: hidden, lenient: false }
+    }
+
+    /// The same for callers who unescape and cut identifiers themselves: they come as written, quotes in them doubled.
+    /// The encoding must be a safe one.
+    #[must_use]
+    pub fn lenient(sql: &'a [u8]) -> Lexer<'a> {
+        Lexer { lenient: true, ..Lexer::new(sql, false) }
+    }
+
+    /// Where the next token, or the blanks before it, begin.
+    #[must_use]
+    pub fn position(&self) -> usize {
+        self.at
+    }
+
+    /// What was not read yet.
+    #[must_use]
+    pub fn rest(&self) -> &'a [u8] {
+        &self.sql[self.at..]
     }
 
     /// The next token.
@@ -149,7 +170,7 @@ impl<'a> Lexer<'a> {
     fn word(&mut self, start: usize) -> Token<'a> {
         let rest = &self.sql[start..];
         let length = rest.iter().position(|&byte| !CONTINUES[byte as usize]).unwrap_or(rest.len());
-        if length > MAX_IDENTIFIER {
+        if length > MAX_IDENTIFIER && !self.lenient {
             return self.unknown();
         }
         if length == 1 {
@@ -219,6 +240,17 @@ impl<'a> Lexer<'a> {
 
     fn quoted(&mut self, start: usize) -> Token<'a> {
         let rest = &self.sql[start..];
+        if self.lenient {
+            let mut length = 0;
+            while rest.get(length).is_some_and(|&byte| byte != b'"') || rest.get(length + 1) == Some(&b'"') {
+                length += if rest[length] == b'"' { 2 } else { 1 };
+            }
+            if length == 0 || length >= rest.len() {
+                return self.unknown();
+            }
+            self.at = start + length + 1;
+            return Token { kind: Kind::Quoted, text: &rest[..length] };
+        }
         let length = rest.iter().position(|&byte| byte == b'"' || byte == 0);
         match length {
             Some(length @ 1..=MAX_IDENTIFIER)

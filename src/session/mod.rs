@@ -6,6 +6,7 @@ pub mod footprint;
 pub mod lexer;
 pub mod settings;
 pub mod shapes;
+pub mod sql_prepare;
 pub mod statements;
 
 pub use catalog::CatalogFacts;

@@ -76,6 +76,8 @@ pub struct Statement {
     name: Box<[u8]>,
     /// The body of its Parse behind the name: text, NUL, parameter types.
     rest: Box<[u8]>,
+    /// The whole PREPARE, of a statement that SQL made. It has the client's name on servers.
+    sql: Option<Box<[u8]>>,
     /// Settings under which the text was understood.
     scope: Arc<Settings>,
     /// What it can leave behind, with the generation of the catalog facts that said so.
@@ -86,7 +88,22 @@ impl Statement {
     fn new(rest: &[u8], scope: Arc<Settings>) -> Arc<Statement> {
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let name = format!("{SERVER_PREFIX}{id:x}").into_bytes().into();
-        Arc::new(Statement { id, name, rest: rest.into(), scope, footprint: AtomicU64::new(0) })
+        Arc::new(Statement { id, name, rest: rest.into(), sql: None, scope, footprint: AtomicU64::new(0) })
+    }
+
+    /// A statement that SQL made: the whole PREPARE, and what is behind its AS.
+    #[must_use]
+    pub fn by_sql(prepare: &[u8], body: &[u8]) -> Arc<Statement> {
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        let rest = [body, b"\0\0\0"].concat().into();
+        let (name, scope) = (Box::default(), Arc::default());
+        Arc::new(Statement { id, name, rest, sql: Some(prepare.into()), scope, footprint: AtomicU64::new(0) })
+    }
+
+    /// The whole PREPARE, of a statement that SQL made.
+    #[must_use]
+    pub fn sql(&self) -> Option<&[u8]> {
+        self.sql.as_deref()
     }
 
     /// Unique in the process, for ever.
@@ -95,7 +112,7 @@ impl Statement {
         self.id
     }
 
-    /// Its name on servers.
+    /// Its name on servers; empty for one that SQL made.
     #[must_use]
     pub fn name(&self) -> &[u8] {
         &self.name
@@ -171,7 +188,8 @@ impl Interner {
 }
 
 fn cost(statement: &Statement) -> usize {
-    size_of::<Statement>() + statement.rest.len() + statement.name.len() + 64
+    let sql = statement.sql.as_ref().map_or(0, |sql| sql.len());
+    size_of::<Statement>() + statement.rest.len() + statement.name.len() + sql + 64
 }
 
 /// Whether two sessions understand a text alike: everything they have set is the same, but for what cannot matter.
@@ -223,6 +241,11 @@ impl Statements {
     #[must_use]
     pub fn name_of(&self, id: u64) -> Option<&[u8]> {
         self.named.iter().find(|(_, named)| named.statement.id == id).map(|(name, _)| &**name)
+    }
+
+    /// The named statements.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &Named)> {
+        self.named.iter().map(|(name, named)| (&**name, named))
     }
 
     /// Forgets all names.

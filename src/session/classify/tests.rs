@@ -130,7 +130,6 @@ fn what_cannot_be_told_is_everything() {
             "copy users from '/tmp/x'; copy users to program 'x'",
             "copy users from stdin where my_function()",
             "copy (select my_function()) to stdout",
-            "explain execute x",
             "declare c cursor for select my_function()",
             "call p()",
             "discard all",
@@ -154,18 +153,25 @@ fn ddl_voids_the_facts() {
             "grant select on t to u",
             "comment on table t is 'x'",
             "truncate users",
-            "do $$ begin end $$",
             "select 1 into t",
             "select my_function() into t from users",
             "explain analyze create table t as select 1",
             "select my_function(); create table t (a int)",
             "frobnicate",
+        ],
+        Footprint::EVERYTHING.union(Footprint::DDL),
+    );
+    let unreadable = Footprint::EVERYTHING.union(Footprint::DDL).union(Footprint::STATEMENTS);
+    all(
+        &[
+            "do $$ begin end $$",
             r"select 'a\' , my_function() --'",
             "select u&'a'",
             "select 'never closed; create table t (a int)",
         ],
-        Footprint::EVERYTHING.union(Footprint::DDL),
+        unreadable,
     );
+    all(&["create table t as execute a"], unreadable.union(Footprint::EXECUTES));
     all(&["commit prepared 'x'", "rollback prepared 'x'"], Footprint::DDL);
 }
 
@@ -228,11 +234,9 @@ fn each_kind_of_state_is_told_apart() {
     all(&["listen a", "unlisten *"], Footprint::LISTEN);
     all(&["declare c cursor with hold for select 1"], Footprint::CURSORS);
     all(&["declare c cursor without hold for select 1"], Footprint::NOTHING);
-    let prepared = Footprint::STATEMENTS.union(Footprint::EVERYTHING);
-    all(
-        &["prepare a as select 1", "prepare transaction as select 1", "execute a", "deallocate all"],
-        prepared,
-    );
+    let statements = Footprint::STATEMENTS;
+    all(&["prepare a as select 1", "prepare transaction as select 1", "deallocate all"], statements);
+    all(&["execute a", "explain analyze execute a(1)"], statements.union(Footprint::EXECUTES));
 }
 
 #[test]

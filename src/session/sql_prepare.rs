@@ -1,0 +1,221 @@
+//! Reads the SQL that makes, runs and drops prepared statements: PREPARE, EXECUTE, DEALLOCATE.
+//!
+//! Owns only what the texts say. What statements there are in the end is asked of the server: code on the server can make
+//! and drop them too. A text that cannot be read with certainty gives `None`, or mentions everything.
+
+use super::lexer::{Kind, Lexer, MAX_IDENTIFIER, Token};
+
+/// The PREPARE in `text` that makes the statement `name`: all of it, and the statement behind its AS. The last one where
+/// there are several. `text` is what PostgreSQL shows as the source, which is the whole string it came in.
+#[must_use]
+pub fn find_prepare<'a>(text: &'a [u8], name: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
+    let mut lexer = Lexer::lenient(text);
+    let (mut found, mut only, mut count) = (None, None, 0);
+    loop {
+        let (first, end) = statement_start(&mut lexer)?;
+        if end {
+            return if count == 1 { only } else { found };
+        }
+        let start = text.len() - lexer.rest().len() - first.text.len();
+        if !is(first, b"prepare") {
+            skip_statement(&mut lexer)?;
+            continue;
+        }
+        let called = lexer.next_token();
+        let mut token = lexer.next_token();
+        let mut depth = 0_usize;
+        while depth > 0 || !is(token, b"as") {
+            match token.kind {
+                Kind::Open => depth += 1,
+                Kind::Close => depth = depth.checked_sub(1)?,
+                // PREPARE TRANSACTION, or nothing that PostgreSQL would have taken.
+                Kind::Semicolon | Kind::End | Kind::Unknown => break,
+                _ => {}
+            }
+            token = lexer.next_token();
+        }
+        if !is(token, b"as") {
+            continue;
+        }
+        let body = text.len() - lexer.rest().len();
+        let end = skip_statement(&mut lexer)?;
+        let statement = Some((&text[start..end], &text[body..end]));
+        (only, count) = (statement, count + 1);
+        if identifier(called).as_deref() == Some(name) {
+            found = statement;
+        }
+    }
+}
+
+/// The names behind every EXECUTE in `text`.
+#[must_use]
+pub fn executed(text: &[u8]) -> Option<Vec<Box<[u8]>>> {
+    let mut lexer = Lexer::lenient(text);
+    let mut names = Vec::new();
+    loop {
+        let token = lexer.next_token();
+        match token.kind {
+            Kind::End => return Some(names),
+            Kind::Unknown => return None,
+            _ if is(token, b"execute") => names.push(identifier(lexer.next_token())?),
+            _ => {}
+        }
+    }
+}
+
+/// Whether `text` can mean the statement `name`: the name stands in it, in whatever place and case.
+#[must_use]
+pub fn mentions(text: &[u8], name: &[u8]) -> bool {
+    let escaped = |window: &[u8]| window.eq_ignore_ascii_case(b"u&\"");
+    if name.is_empty() || text.windows(3).any(escaped) {
+        return true;
+    }
+    // Inside quotes a quote is doubled.
+    let doubled: Vec<u8> =
+        name.iter().flat_map(|&byte| if byte == b'"' { vec![byte, byte] } else { vec![byte] }).collect();
+    let is_part = |byte: Option<&u8>| {
+        byte.is_some_and(|byte| byte.is_ascii_alphanumeric() || *byte == b'_' || *byte >= 0x80)
+    };
+    // One that fills the length of an identifier may be cut off from a longer one.
+    let may_be_cut = name.len() + 4 > MAX_IDENTIFIER;
+    text.windows(doubled.len()).enumerate().any(|(at, window)| {
+        window.eq_ignore_ascii_case(&doubled)
+            && !is_part(at.checked_sub(1).and_then(|before| text.get(before)))
+            && (may_be_cut || !is_part(text.get(at + doubled.len())))
+    })
+}
+
+/// Whether `text` has the word EXECUTE anywhere, in code in strings too.
+#[must_use]
+pub fn may_execute(text: &[u8]) -> bool {
+    text.windows(7).any(|window| window.eq_ignore_ascii_case(b"execute"))
+}
+
+/// `name` as SQL writes it.
+#[must_use]
+pub fn quote(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// The first token of the next statement that is not empty; with `true` at the end of the text.
+fn statement_start<'a>(lexer: &mut Lexer<'a>) -> Option<(Token<'a>, bool)> {
+    loop {
+        let token = lexer.next_token();
+        match token.kind {
+            Kind::Semicolon => {}
+            Kind::Unknown => return None,
+            kind => return Some((token, kind == Kind::End)),
+        }
+    }
+}
+
+/// Skips to the end of a statement; where that is.
+fn skip_statement(lexer: &mut Lexer<'_>) -> Option<usize> {
+    loop {
+        let at = lexer.position();
+        match lexer.next_token().kind {
+            Kind::Semicolon | Kind::End => return Some(at),
+            Kind::Unknown => return None,
+            _ => {}
+        }
+    }
+}
+
+/// A name as PostgreSQL understands it: folded if it is not quoted, and cut.
+fn identifier(token: Token<'_>) -> Option<Box<[u8]>> {
+    let mut name = match token.kind {
+        Kind::Word => token.text.to_ascii_lowercase(),
+        Kind::Quoted => {
+            let mut name = Vec::with_capacity(token.text.len());
+            let mut bytes = token.text.iter();
+            while let Some(&byte) = bytes.next() {
+                name.push(byte);
+                if byte == b'"' {
+                    bytes.next();
+                }
+            }
+            name
+        }
+        _ => return None,
+    };
+    if name.len() > MAX_IDENTIFIER {
+        let text = std::str::from_utf8(&name).ok()?;
+        let end = (0..=MAX_IDENTIFIER).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
+        name.truncate(end);
+    }
+    Some(name.into())
+}
+
+fn is(token: Token<'_>, word: &[u8]) -> bool {
+    token.kind == Kind::Word && token.text.eq_ignore_ascii_case(word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(text: &str, name: &str) -> Option<(String, String)> {
+        let text_of = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        find_prepare(text.as_bytes(), name.as_bytes()).map(|(all, body)| (text_of(all), text_of(body)))
+    }
+
+    #[test]
+    fn a_prepare_is_found_by_its_name() {
+        let both = |all: &str, body: &str| Some((all.to_owned(), body.to_owned()));
+        assert_eq!(found("PREPARE a AS SELECT 1", "a"), both("PREPARE a AS SELECT 1", " SELECT 1"));
+        assert_eq!(
+            found("/* x */ prepare A (int, numeric(3, 1)) as select ';' ; select 2", "a"),
+            both("prepare A (int, numeric(3, 1)) as select ';'", " select ';'")
+        );
+        assert_eq!(
+            found("prepare a as select 1; prepare b as select 2; prepare a as select 3", "a"),
+            both("prepare a as select 3", " select 3")
+        );
+        assert_eq!(
+            found("prepare \"a \"\"b;\" as select 1;", "a \"b;"),
+            both("prepare \"a \"\"b;\" as select 1", " select 1")
+        );
+    }
+
+    #[test]
+    fn the_only_prepare_is_it_whatever_it_is_called() {
+        assert!(found("select 1; prepare whatever as select 2", "a").is_some());
+        assert!(found("prepare b as select 1; prepare c as select 2", "a").is_none());
+        assert!(found("prepare transaction 'a'", "a").is_none());
+        assert!(found("select 1", "a").is_none());
+        assert!(found("prepare a as select 'open", "a").is_none());
+    }
+
+    #[test]
+    fn names_are_folded_unquoted_and_cut() {
+        let names = |text: &str| {
+            executed(text.as_bytes()).map(|names| {
+                names.iter().map(|name| String::from_utf8(name.to_vec()).unwrap()).collect::<Vec<_>>()
+            })
+        };
+        assert_eq!(names("EXECUTE Foo(1); explain execute \"B\"\"c\"").unwrap(), ["foo", "B\"c"]);
+        assert_eq!(names(&format!("execute {}", "n".repeat(70))).unwrap(), ["n".repeat(63)]);
+        assert_eq!(names("select 'execute x'").unwrap(), Vec::<String>::new());
+        assert_eq!(names("execute u&\"x\""), None);
+        assert_eq!(names("execute 'x'"), None);
+    }
+
+    #[test]
+    fn a_mention_is_a_whole_name_anywhere() {
+        for (text, name, expected) in [
+            ("execute a1", "a1", true),
+            ("execute A1(3)", "a1", true),
+            ("do $$ begin execute 'deallocate a1'; end $$", "a1", true),
+            ("execute a10", "a1", false),
+            ("execute ba1", "a1", false),
+            ("execute \"x\"\"y\"", "x\"y", true),
+            ("execute u&\"\\0061\"", "a", true),
+            ("execute ", "a", false),
+        ] {
+            assert_eq!(mentions(text.as_bytes(), name.as_bytes()), expected, "{text}");
+        }
+        assert!(mentions("execute ".repeat(1).as_bytes(), b"execute"));
+        let cut = "n".repeat(63);
+        assert!(mentions(format!("execute {cut}nnn").as_bytes(), cut.as_bytes()));
+    }
+}

@@ -8,7 +8,7 @@ use crate::config::Reset;
 use crate::protocol::frame::HEADER;
 use crate::protocol::{ErrorFields, Header, TxStatus, backend};
 use crate::server::ServerError;
-use crate::server::owed::{Purpose, Verdict};
+use crate::server::owed::{Owed, Purpose, Verdict};
 use crate::session::settings::followed;
 use crate::session::statements::{CHANGED_NAME, SERVER_PREFIX, UNKNOWN_NAME};
 use crate::session::{Reported, ResultShape, Settings};
@@ -187,7 +187,7 @@ impl Relay {
             self.server_lost(ServerError::Lost(Some(Box::new(error))))?;
             return Ok(false);
         }
-        let mentions_us = memchr_prefix(body);
+        let mentions_us = names_a_statement(body);
         let mut undone = Vec::new();
         let Some(lease) = self.lease.as_mut() else { return Ok(false) };
         match lease.owed.error(|failed, owed| undone.push((failed, owed))) {
@@ -195,7 +195,11 @@ impl Relay {
             Verdict::Forward if mentions_us => {
                 let body = body.to_vec();
                 self.drop_reply(header);
-                let renamed = self.with_own_names(&body);
+                let parsed = undone.iter().find_map(|(failed, owed)| match owed {
+                    Owed::Parse(naming) if *failed => Some(&*naming.name),
+                    _ => None,
+                });
+                let renamed = self.with_own_names(&body, parsed);
                 self.to_client.insert(&mut self.from_server).extend_from_slice(&renamed);
             }
             Verdict::Forward => self.pass_reply(header),
@@ -210,8 +214,9 @@ impl Relay {
         Ok(true)
     }
 
-    /// The ErrorResponse of this body, with the client's names for statements in place of ours.
-    fn with_own_names(&self, body: &[u8]) -> BytesMut {
+    /// The ErrorResponse of this body, with the client's names for statements in place of ours; `parsed` is the name in
+    /// the Parse that failed, if it was one.
+    fn with_own_names(&self, body: &[u8], parsed: Option<&[u8]>) -> BytesMut {
         let mut fields = Vec::with_capacity(body.len());
         let has_changed = body.windows(CHANGED_NAME.len()).any(|window| window == CHANGED_NAME);
         for (field, text) in ErrorFields::new(body).iter() {
@@ -222,14 +227,15 @@ impl Relay {
                 b'M' => Some("cached plan must not change result type"),
                 b'F' => Some("plancache.c"),
                 b'R' => Some("RevalidateCachedQuery"),
-                b'S' | b'V' | b'L' => None,
+                b'S' | b'V' => None,
                 _ => continue,
             };
             let text = String::from_utf8_lossy(text);
             fields.push(field);
             match replaced {
                 Some(text) => fields.extend_from_slice(text.as_bytes()),
-                None => fields.extend_from_slice(self.rename(&text).as_bytes()),
+                None if field == b'M' => fields.extend_from_slice(self.rename(&text, parsed).as_bytes()),
+                None => fields.extend_from_slice(text.as_bytes()),
             }
             fields.push(0);
         }
@@ -241,7 +247,7 @@ impl Relay {
         message
     }
 
-    fn rename(&self, text: &str) -> String {
+    fn rename(&self, text: &str, parsed: Option<&[u8]>) -> String {
         let unknown = String::from_utf8_lossy(UNKNOWN_NAME);
         if let Some(at) = text.find(&*unknown) {
             let name = String::from_utf8_lossy(&self.unknown_name);
@@ -251,6 +257,9 @@ impl Relay {
         let rest = &text[at + SERVER_PREFIX.len()..];
         let digits = rest.find(|c: char| !c.is_ascii_hexdigit()).unwrap_or(rest.len());
         let name = u64::from_str_radix(&rest[..digits], 16).ok().and_then(|id| {
+            if parsed.is_some() {
+                return parsed;
+            }
             let undone = self.undone_names.iter().find(|(undone, _)| *undone == id).map(|(_, name)| &**name);
             undone.or_else(|| self.statements.name_of(id))
         });
@@ -346,7 +355,10 @@ impl Relay {
     }
 }
 
-/// Whether a name of ours appears anywhere in it.
-fn memchr_prefix(body: &[u8]) -> bool {
-    body.windows(SERVER_PREFIX.len()).any(|window| window == SERVER_PREFIX.as_bytes())
+/// Whether it is an error about a statement that has a name of ours.
+fn names_a_statement(body: &[u8]) -> bool {
+    let fields = ErrorFields::new(body);
+    let prefix = SERVER_PREFIX.as_bytes();
+    matches!(fields.code(), b"26000" | b"42P05" | b"08P01")
+        && fields.get(b'M').is_some_and(|text| text.windows(prefix.len()).any(|window| window == prefix))
 }

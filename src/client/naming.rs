@@ -15,15 +15,25 @@ use crate::protocol::frame::HEADER;
 use crate::protocol::{Header, TxStatus, frontend};
 use crate::server::owed::{Naming, Owed, Purpose, ShapeOf};
 use crate::server::{Has, Server};
-use crate::session::lexer::MAX_IDENTIFIER;
+use crate::session::classify::is_planned;
 use crate::session::statements::{CHANGED_NAME, UNKNOWN_NAME, stamp};
-use crate::session::{Footprint, Named, ResultShape, Statement, Statements};
+use crate::session::{Footprint, Named, ResultShape, Settings, Statement, Statements};
 use std::sync::Arc;
 
 /// Longest Parse that is kept, so that its statement can follow the client to other servers.
 const PARSE_LIMIT: usize = 1 << 20;
 /// Bytes of statements that one client may have prepared.
 pub(super) const STATEMENTS_LIMIT: usize = 64 << 20;
+
+/// Whether the settings are known that decide how a text is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    Known,
+    /// When the replies have come that are due.
+    Soon,
+    /// Something in the same batch may have set them.
+    Unknown,
+}
 
 impl Relay {
     pub(super) fn forward_parse(&mut self, header: Header) -> Result<Step, End> {
@@ -43,8 +53,19 @@ impl Relay {
             self.pass(header);
             return Ok(Step::Done);
         };
-        let name: Box<[u8]> = cut(name).into();
-        let statement = self.shard.interner.borrow_mut().intern(rest, &self.settings);
+        let name: Box<[u8]> = name.into();
+        let rest = rest.to_vec();
+        let scope = self.reading();
+        let reading = self.how_texts_are_read();
+        if matches!(reading, Reading::Soon) && !name.is_empty() {
+            return Ok(Step::NeedReplies);
+        }
+        // What no server reports can decide how a text is read, too.
+        let is_own = self.footprint.intersects(Footprint::UNREPORTED) || matches!(reading, Reading::Unknown);
+        let statement = match is_own {
+            true => Statement::unshared(&rest, scope),
+            false => self.shard.interner.borrow_mut().intern(&rest, &scope),
+        };
         if !self.judge_statement(&statement) || !name.is_empty() && !self.names_are_certain() {
             return Ok(Step::NeedReplies);
         }
@@ -101,7 +122,9 @@ impl Relay {
         // What the server may have of it is from before.
         self.expect_statement(statement.id(), named.stamp);
         self.shard.counters().server_parses.add(1);
-        let of = ShapeOf { id: statement.id(), stamp: named.stamp, purpose: Purpose::Prepared(name.clone()) };
+        let purpose =
+            if is_planned(statement.text()) { Purpose::Prepared(name.clone()) } else { Purpose::Noted };
+        let of = ShapeOf { id: statement.id(), stamp: named.stamp, purpose };
         let previous = self.statements.set(&name, Some(named));
         self.owe(Owed::Parse(Box::new(Naming { name, previous, prepares: Some(statement.id()) })));
         frontend::parse(self.to_server.insert(&mut self.from_client), statement.name(), statement.rest());
@@ -152,7 +175,7 @@ impl Relay {
         // Most portals have no name, and an empty box takes no memory.
         let portal: Box<[u8]> = portal.into();
         if !self.sql_names.is_uncertain()
-            && let Some(statement) = ready_statement(&self.statements, self.lease.as_deref_mut(), cut(name))
+            && let Some(statement) = ready_statement(&self.statements, self.lease.as_deref_mut(), name)
         {
             if !self.judge_statement(&statement) {
                 return Ok(Step::NeedReplies);
@@ -182,8 +205,7 @@ impl Relay {
 
     /// What the server calls the statement that the client calls `name`; it is made sure to be there, with the columns
     /// that the client knows. `None` while that depends on replies that have not come yet.
-    fn server_name(&mut self, full_name: &[u8]) -> Option<Box<[u8]>> {
-        let name = cut(full_name);
+    fn server_name(&mut self, name: &[u8]) -> Option<Box<[u8]>> {
         if !name.is_empty() && !self.names_are_certain() {
             return None;
         }
@@ -200,7 +222,7 @@ impl Relay {
                 self.owe(Owed::Evict(0));
                 return Some(Box::default());
             }
-            self.unknown_name = full_name.into();
+            self.unknown_name = name.into();
             return Some(UNKNOWN_NAME.into());
         };
         let statement = &named.statement;
@@ -213,8 +235,10 @@ impl Relay {
         }
         if name.is_empty() {
             self.shard.counters().server_parses.add(1);
-            self.owe(Owed::Prepare(0));
-            frontend::parse(self.to_server.insert(&mut self.from_client), b"", statement.rest());
+            self.read_as(&named.statement, |relay, statement| {
+                relay.owe(Owed::Prepare(0));
+                frontend::parse(relay.to_server.insert(&mut relay.from_client), b"", statement.rest());
+            });
             self.unnamed_here = true;
             return Some(Box::default());
         }
@@ -223,6 +247,9 @@ impl Relay {
             return Some(statement.name().into());
         }
         let has = self.lease.as_mut()?.has(statement.id());
+        if !matches!(has, Has::Yes(_)) && self.how_texts_are_read() == Reading::Soon {
+            return None;
+        }
         let known = named.shape.filter(|shape| *shape != ResultShape::NO_ROWS);
         match (has, known) {
             // It is prepared by what was sent, and its columns are waited for.
@@ -272,9 +299,59 @@ impl Relay {
         let (id, stamp) = (statement.id(), stamp());
         self.expect_statement(id, stamp);
         self.shard.counters().server_parses.add(1);
-        self.owe(Owed::Prepare(id));
-        frontend::parse(self.to_server.insert(&mut self.from_client), statement.name(), statement.rest());
-        self.ask_shape(statement, ShapeOf { id, stamp, purpose });
+        self.read_as(statement, |relay, statement| {
+            relay.owe(Owed::Prepare(id));
+            let out = relay.to_server.insert(&mut relay.from_client);
+            frontend::parse(out, statement.name(), statement.rest());
+            relay.ask_shape(statement, ShapeOf { id, stamp, purpose });
+        });
+    }
+
+    /// Whether it is known how the server will read a text sent now.
+    fn how_texts_are_read(&self) -> Reading {
+        let Some(lease) = &self.lease else { return Reading::Known };
+        if !self.footprint.can_set() || lease.owed.is_empty() {
+            Reading::Known
+        } else if lease.owed.boundaries() > 0 && !lease.owed.is_unsynced() {
+            Reading::Soon
+        } else {
+            Reading::Unknown
+        }
+    }
+
+    /// How texts are read, as far as the server has told.
+    pub(super) fn reading(&mut self) -> Arc<Settings> {
+        if let Some((settings, told, reading)) = &self.reading
+            && Arc::ptr_eq(settings, &self.settings)
+            && Arc::ptr_eq(told, &self.told)
+        {
+            return reading.clone();
+        }
+        let reading = self.settings.as_reported(&self.told);
+        let reading = match &self.reading {
+            Some((_, _, known)) if **known == reading => known.clone(),
+            _ => Arc::new(reading),
+        };
+        self.reading = Some((self.settings.clone(), self.told.clone(), reading.clone()));
+        reading
+    }
+
+    /// Has the server read a statement as it was read when its client prepared it, whatever the client has set since.
+    fn read_as(&mut self, statement: &Statement, prepare: impl FnOnce(&mut Relay, &Statement)) {
+        let current = self.reading();
+        if matches!(self.how_texts_are_read(), Reading::Unknown) {
+            return prepare(self, statement);
+        }
+        if Arc::ptr_eq(&current, statement.scope()) {
+            return prepare(self, statement);
+        }
+        for step in current.reading_steps(statement.scope()) {
+            self.run_once(step.as_bytes(), Owed::Own(b'C'));
+        }
+        prepare(self, statement);
+        for step in statement.scope().reading_steps(&current) {
+            self.run_once(step.as_bytes(), Owed::Own(b'C'));
+        }
     }
 
     /// Asks which columns a statement has that was just prepared.
@@ -326,13 +403,21 @@ impl Relay {
                     return Ok(Step::Done);
                 }
                 let Some(server_name) = self.server_name(&name) else { return Ok(Step::NeedReplies) };
+                if *server_name == *CHANGED_NAME
+                    && let Some(named) = self.statements.get(&name)
+                {
+                    // The parameters are told before the columns are looked at.
+                    let there = named.statement.name();
+                    frontend::describe_statement(self.to_server.insert(&mut self.from_client), there);
+                    self.owe(Owed::DescribeParameters);
+                }
                 self.owe(Owed::DescribeStatement);
                 frontend::describe_statement(self.to_server.insert(&mut self.from_client), &server_name);
                 self.drop_message(header);
             }
             Some((b'S', name)) => {
                 // Closing a name is the client's own matter: the server keeps the statement for the next one.
-                let name: Box<[u8]> = cut(name).into();
+                let name: Box<[u8]> = name.into();
                 if !name.is_empty() && !self.names_are_certain() {
                     return Ok(Step::NeedReplies);
                 }
@@ -348,12 +433,6 @@ impl Relay {
         }
         Ok(Step::Done)
     }
-}
-
-/// A name as PostgreSQL tells it from others: by as much of it as fits an identifier.
-#[inline]
-pub(super) fn cut(name: &[u8]) -> &[u8] {
-    &name[..name.len().min(MAX_IDENTIFIER)]
 }
 
 /// The statement of a name that is settled, if the server has it: the common case, without further ado.

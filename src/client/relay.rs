@@ -22,7 +22,7 @@ use crate::routing;
 use crate::server::ServerError;
 use crate::server::owed::Owed;
 use crate::session::footprint::ResetPlan;
-use crate::session::{Footprint, Reported, Settings, Statements};
+use crate::session::{Footprint, Named, Reported, Settings, Statements};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -114,6 +114,8 @@ pub(super) struct Relay {
     /// Its settings, and those it logged in with.
     pub(super) settings: Arc<Settings>,
     pub(super) startup: Arc<Settings>,
+    /// How texts are read: what its settings and the server's reports, as they were then, come to.
+    pub(super) reading: Option<(Arc<Settings>, Arc<Reported>, Arc<Settings>)>,
     /// What it has been told by ParameterStatus.
     pub(super) told: Arc<Reported>,
     /// Whether bytes of its encoding can look like ASCII and not be, or the encoding may be about to change.
@@ -123,6 +125,8 @@ pub(super) struct Relay {
     pub(super) footprint: Footprint,
     /// Whether that server has its unnamed statement.
     pub(super) unnamed_here: bool,
+    /// The unnamed statement as it was before a Query in an open batch, which drops it unless it is skipped.
+    pub(super) unnamed_before_query: Option<Named>,
     /// The client's name in the last message that named a statement it does not have.
     pub(super) unknown_name: Box<[u8]>,
     /// Names that were taken back because their Parse was never reached, by statement: a later batch may still be told

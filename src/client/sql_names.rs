@@ -205,7 +205,7 @@ impl Relay {
     }
 
     /// Runs a statement of ours, as a part of the client's batch or of one of our own.
-    fn run_once(&mut self, sql: &[u8], execute: Owed) {
+    pub(super) fn run_once(&mut self, sql: &[u8], execute: Owed) {
         let out = self.to_server.insert(&mut self.from_client);
         frontend::parse(out, ONCE, &[sql, b"\0\0\0"].concat());
         frontend::run(out, ONCE, ONCE);
@@ -322,7 +322,8 @@ impl Relay {
             rest.push(0);
             rest.extend_from_slice(&(told.types.len() as u16).to_be_bytes());
             told.types.iter().for_each(|kind| rest.extend_from_slice(&kind.to_be_bytes()));
-            self.shard.interner.borrow_mut().intern(&rest, &self.settings)
+            let scope = self.reading();
+            self.shard.interner.borrow_mut().intern(&rest, &scope)
         };
         let named = Named { statement: statement.clone(), stamp: stamp(), shape: None };
         self.statements.set(&told.name, Some(named));

@@ -3,7 +3,6 @@
 //! Most messages pass through untouched. Those that name statements are in `naming`.
 
 use crate::client::cell::Activity;
-use crate::client::naming::cut;
 use crate::client::relay::{Body, End, Leaving, Relay};
 use crate::config::PoolMode;
 use crate::error::{Error, Kind};
@@ -119,6 +118,8 @@ impl Relay {
                 self.from_client.advance(rest);
                 return Ok(Step::Done);
             }
+            // Malformed: a server says so.
+            b'S' | b'H' if header.body > 0 && !self.skip_to_sync => {}
             b'S' => {
                 let status = self.status_without_server();
                 self.skip_to_sync = false;
@@ -150,7 +151,7 @@ impl Relay {
             && let Some((kind @ (b'S' | b'P'), name)) = frontend::read_target(&message[HEADER..])
         {
             if kind == b'S' {
-                let name: Box<[u8]> = cut(name).into();
+                let name: Box<[u8]> = name.into();
                 self.statements.set(&name, None);
             }
             self.request = Body::Discard(header.total());
@@ -237,7 +238,11 @@ impl Relay {
                 if !self.judge_query(header) {
                     return Ok(Step::NeedReplies);
                 }
-                self.statements.set(b"", None);
+                let unnamed = self.statements.set(b"", None);
+                if self.lease.as_ref().is_some_and(|lease| lease.owed.is_unsynced()) {
+                    // It may yet be skipped.
+                    self.unnamed_before_query = unnamed;
+                }
                 let may_forget = forgets_statements(&self.input()[HEADER..]);
                 if let Some(lease) = self.lease.as_mut().filter(|_| may_forget) {
                     lease.doubt_prepared();
@@ -315,6 +320,11 @@ impl Relay {
             // It was prepared, but its columns are not known.
             Owed::Shape(of) => lease.doubt(of.id),
             Owed::Own(_) | Owed::Names => self.sql_names.fail(),
+            Owed::Query => {
+                if let Some(unnamed) = self.unnamed_before_query.take() {
+                    self.statements.set(b"", Some(unnamed));
+                }
+            }
             Owed::Prepare(0) => self.unnamed_here = false,
             Owed::Prepare(id) => {
                 lease.prepared.pop(&id);

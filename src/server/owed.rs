@@ -6,6 +6,7 @@
 //! Pure: tags in, decisions out.
 
 use crate::session::Named;
+use crate::session::statements::key;
 use std::collections::VecDeque;
 
 /// What one message sent to the server, or kept from it, will be answered with.
@@ -29,6 +30,8 @@ pub enum Owed {
     Bind,
     /// A Describe of a statement: ParameterDescription, then RowDescription or NoData.
     DescribeStatement,
+    /// A Describe of pgvalet's own of which the client is to have the ParameterDescription only.
+    DescribeParameters,
     /// A Describe of a portal: RowDescription or NoData.
     DescribePortal,
     /// An Execute: rows, then CommandComplete, EmptyQueryResponse or PortalSuspended.
@@ -184,7 +187,7 @@ impl OwedQueue {
         let mut ended = false;
         self.queue.iter().rev().find_map(|owed| {
             ended |= matches!(owed, Owed::Sync);
-            let naming = owed.naming().filter(|naming| ended && *naming.name == *name)?;
+            let naming = owed.naming().filter(|naming| ended && key(&naming.name) == key(name))?;
             Some((naming, matches!(owed, Owed::Parse(_)) && naming.prepares.is_some()))
         })
     }
@@ -349,7 +352,10 @@ impl OwedQueue {
             (Owed::Execute, b'C' | b'I' | b's') => (true, true),
             (Owed::Parse(_) | Owed::Prepare(_), b'1') | (Owed::Bind, b'2') => (true, true),
             (Owed::Close | Owed::Evict(_), b'3') => (true, true),
+            (Owed::DescribeParameters, b't') => (true, false),
+            (Owed::DescribeParameters, b'T' | b'n') => (true, true),
             (Owed::Own(expected), tag) if *expected == tag => (true, true),
+            (Owed::Own(b'C'), b'D') => (true, false),
             (Owed::Names, b'D') => (true, false),
             (Owed::Names, b'C') => (true, true),
             (Owed::DescribeStatement | Owed::Shape(_), b't') | (Owed::FunctionCall, b'V') => (true, false),
@@ -359,7 +365,8 @@ impl OwedQueue {
         if !fits {
             return Verdict::Violation;
         }
-        let verdict = if self.swallowing() { Verdict::Swallow } else { Verdict::Forward };
+        let is_ours = self.swallowing() || tag != b't' && matches!(head, Owed::DescribeParameters);
+        let verdict = if is_ours { Verdict::Swallow } else { Verdict::Forward };
         match tag {
             b'G' => self.copy_in_begins(),
             b'C' if self.copy != CopyIn::None => self.copy_in_ends(),

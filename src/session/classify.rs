@@ -48,6 +48,13 @@ pub fn begins_transaction(sql: &[u8]) -> bool {
     }
 }
 
+/// Whether PostgreSQL plans `sql`, one statement, and so minds its columns: not what it calls a utility statement.
+#[must_use]
+pub fn is_planned(sql: &[u8]) -> bool {
+    let first = Lexer::new(sql, false).next_token();
+    first.kind == Kind::Open || starts_query(first)
+}
+
 /// Everything, and the facts are void.
 const ANYTHING: Footprint = Footprint::EVERYTHING.union(Footprint::DDL);
 
@@ -111,7 +118,7 @@ fn set(lexer: &mut Lexer<'_>) -> Footprint {
     // local.x and the like are names of settings.
     let prefix = second.kind == Kind::Word && !is(second, b"to") || second.kind == Kind::Quoted;
     let found = if prefix && (is(first, b"local") || is(first, b"transaction") || is(first, b"constraints")) {
-        Footprint::NOTHING
+        if is(first, b"local") { Footprint::LOCAL_SETTINGS } else { Footprint::NOTHING }
     } else if prefix && is(first, b"session") {
         let third = lexer.next_token();
         let found = session_setting(second, third);

@@ -37,6 +37,16 @@ impl Footprint {
     pub const EVERYTHING: Footprint = Footprint(1 << 10);
     /// A statement runs that was prepared elsewhere: whatever that can leave behind.
     pub const EXECUTES: Footprint = Footprint(1 << 11);
+    /// A setting, for the transaction only. No session state.
+    pub const LOCAL_SETTINGS: Footprint = Footprint(1 << 12);
+
+    /// Where a setting may be in force that no server reports.
+    pub const UNREPORTED: Footprint = Footprint(
+        Footprint::SETTINGS.0 | Footprint::LOCAL_SETTINGS.0 | Footprint::ROLE.0 | Footprint::EVERYTHING.0,
+    );
+    /// What needs no reset.
+    const STATELESS: Footprint =
+        Footprint(Footprint::FOLLOWED_SETTINGS.0 | Footprint::DDL.0 | Footprint::LOCAL_SETTINGS.0);
 
     /// The names that [`reasons`](Footprint::reasons) can give, in its order.
     pub const ALL_REASONS: &'static [&'static str] = &[
@@ -52,6 +62,7 @@ impl Footprint {
         "ddl",
         "everything",
         "executes",
+        "local_settings",
     ];
 
     /// The set that [`bits`](Footprint::bits) gave; bits without a meaning are dropped.
@@ -84,10 +95,16 @@ impl Footprint {
         self.0 & other.0 == other.0
     }
 
+    /// Whether anything of `other` is in it.
+    #[must_use]
+    pub const fn intersects(self, other: Footprint) -> bool {
+        self.0 & other.0 != 0
+    }
+
     /// Whether the server is as new without any reset.
     #[must_use]
     pub const fn is_stateless(self) -> bool {
-        self.0 & !(Footprint::FOLLOWED_SETTINGS.0 | Footprint::DDL.0) == 0
+        self.0 & !Footprint::STATELESS.0 == 0
     }
 
     /// Whether what ran can have changed a setting that PostgreSQL reports.
@@ -113,7 +130,7 @@ impl Footprint {
         if self.is_stateless() {
             return ResetPlan::Nothing;
         }
-        let mut left = self.0 & !(Footprint::FOLLOWED_SETTINGS.0 | Footprint::DDL.0);
+        let mut left = self.0 & !Footprint::STATELESS.0;
         let mut statements = Vec::new();
         for &(kind, statement) in COMPONENTS {
             if self.contains(kind) {

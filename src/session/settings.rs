@@ -21,6 +21,16 @@ pub const FOLLOWED: [&str; 9] = [
     "TimeZone",
 ];
 
+/// Of these, the ones that decide how a text is read.
+const READING: [&str; 6] = [
+    "client_encoding",
+    "DateStyle",
+    "IntervalStyle",
+    "search_path",
+    "standard_conforming_strings",
+    "TimeZone",
+];
+
 /// The name under which a followed parameter is reported, for any spelling of it.
 #[must_use]
 pub fn followed(name: &str) -> Option<&'static str> {
@@ -59,6 +69,19 @@ impl Settings {
             && self.entries.iter().all(|(key, value)| &**key == name || other.get(key) == Some(value))
     }
 
+    /// The same with everything that decides how texts are read as a server has just reported it: that can be set for a
+    /// transaction only.
+    #[must_use]
+    pub fn as_reported(&self, reported: &Reported) -> Settings {
+        let mut settings = self.clone();
+        for name in READING {
+            if let Some(Ok(value)) = reported.get(name.as_bytes()).map(std::str::from_utf8) {
+                settings.set(name, value);
+            }
+        }
+        settings
+    }
+
     /// Whether nothing is set.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -91,6 +114,30 @@ impl Settings {
             }
         }
         sql
+    }
+}
+
+impl Settings {
+    /// Statements, each to be run by itself, after which texts are read as with `wanted` in force instead of `self`, until
+    /// the transaction ends or the opposite steps are taken. What does not change how texts are read stays.
+    #[must_use]
+    pub fn reading_steps(&self, wanted: &Settings) -> Vec<String> {
+        let matters = |name: &str| name != "application_name";
+        let dropped = self.entries.iter().filter(|(name, _)| matters(name) && wanted.get(name).is_none());
+        let resets = dropped.map(|(name, _)| {
+            let quoted: Vec<String> = name.split('.').map(quote_identifier).collect();
+            format!("SET LOCAL {} TO DEFAULT", quoted.join("."))
+        });
+        let changed = wanted
+            .entries
+            .iter()
+            .filter(|(name, value)| matters(name) && self.get(name) != Some(&**value))
+            .map(|(name, value)| {
+                format!("pg_catalog.set_config({}, {}, true)", quote_literal(name), quote_literal(value))
+            });
+        let changed: Vec<String> = changed.collect();
+        let sets = (!changed.is_empty()).then(|| format!("SELECT {}", changed.join(", ")));
+        resets.chain(sets).collect()
     }
 }
 

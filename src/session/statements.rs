@@ -5,6 +5,7 @@
 //! used again.
 
 use crate::protocol::frame::cstr;
+use crate::session::lexer::MAX_IDENTIFIER;
 use crate::session::{Footprint, Settings};
 use foldhash::fast::RandomState;
 use lru::LruCache;
@@ -106,6 +107,12 @@ impl Statement {
         self.sql.as_deref()
     }
 
+    /// A statement that no other client is given, whatever it prepares.
+    #[must_use]
+    pub fn unshared(rest: &[u8], scope: Arc<Settings>) -> Arc<Statement> {
+        Statement::new(rest, scope)
+    }
+
     /// Unique in the process, for ever.
     #[must_use]
     pub fn id(&self) -> u64 {
@@ -128,6 +135,12 @@ impl Statement {
     #[must_use]
     pub fn rest(&self) -> &[u8] {
         &self.rest
+    }
+
+    /// The settings under which its text was understood.
+    #[must_use]
+    pub fn scope(&self) -> &Arc<Settings> {
+        &self.scope
     }
 
     /// Its text.
@@ -197,6 +210,13 @@ fn same_scope(one: &Arc<Settings>, other: &Arc<Settings>) -> bool {
     Arc::ptr_eq(one, other) || one.equal_but_for(other, "application_name")
 }
 
+/// As much of a name as PostgreSQL tells it from others by (`NAMEDATALEN - 1` bytes).
+#[inline]
+#[must_use]
+pub fn key(name: &[u8]) -> &[u8] {
+    &name[..name.len().min(MAX_IDENTIFIER)]
+}
+
 /// A client's names for its statements.
 #[derive(Debug, Default)]
 pub struct Statements {
@@ -209,7 +229,7 @@ impl Statements {
     /// The statement that the client calls `name`; empty for the unnamed one.
     #[must_use]
     pub fn get(&self, name: &[u8]) -> Option<&Named> {
-        if name.is_empty() { self.unnamed.as_ref() } else { self.named.get(name) }
+        if name.is_empty() { self.unnamed.as_ref() } else { self.named.get(key(name)) }
     }
 
     /// Makes `name` stand for a statement or for nothing; what it stood for.
@@ -217,6 +237,7 @@ impl Statements {
         if name.is_empty() {
             return std::mem::replace(&mut self.unnamed, named);
         }
+        let name = key(name);
         let previous = match named {
             Some(named) => {
                 self.bytes += name.len() + cost(&named.statement);
@@ -232,7 +253,7 @@ impl Statements {
 
     /// Notes the columns of what the client called `name` at the moment `stamp`, if it still does.
     pub fn note_shape(&mut self, name: &[u8], stamp: u64, shape: ResultShape) {
-        if let Some(named) = self.named.get_mut(name).filter(|named| named.stamp == stamp) {
+        if let Some(named) = self.named.get_mut(key(name)).filter(|named| named.stamp == stamp) {
             named.shape = Some(shape);
         }
     }

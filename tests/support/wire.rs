@@ -263,6 +263,24 @@ impl Client {
         Ok(Some(message))
     }
 
+    /// Tag and length of the next message, of which nothing is kept, however long it is.
+    #[track_caller]
+    pub fn recv_length(&mut self) -> (u8, usize) {
+        while self.buffer.len() < 5 {
+            self.read_more();
+        }
+        let (tag, length) =
+            (self.buffer[0], u32::from_be_bytes([1, 2, 3, 4].map(|at| self.buffer[at])) as usize);
+        let mut left = length + 1;
+        while left > self.buffer.len() {
+            left -= self.buffer.len();
+            self.buffer.clear();
+            self.read_more();
+        }
+        self.buffer.drain(..left);
+        (tag, length - 4)
+    }
+
     /// One byte that is not a message, as after SSLRequest.
     pub fn recv_byte(&mut self) -> io::Result<u8> {
         let mut byte = [0];
@@ -424,6 +442,17 @@ impl Client {
             _ => return Err(odd("unexpected at this point")),
         }
         Ok(Sasl::None)
+    }
+
+    /// Reads what there is into the buffer.
+    #[track_caller]
+    fn read_more(&mut self) {
+        let mut chunk = [0; 64 * 1024];
+        match self.stream.read(&mut chunk) {
+            Ok(0) => self.fail("the connection ended where a message was due"),
+            Ok(count) => self.buffer.extend_from_slice(&chunk[..count]),
+            Err(error) => self.fail(&format!("reading a message: {error}")),
+        }
     }
 
     /// Length of the first whole message in the buffer.

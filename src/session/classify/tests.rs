@@ -79,10 +79,11 @@ fn ordinary_work_leaves_nothing() {
             "declare c no scroll cursor for select * from users; fetch 10 from c; move c; close c",
             "start transaction read only; savepoint a; release a; rollback to a; end; abort; commit and chain",
             "prepare transaction 'x'; show all; lock table users; notify a, 'b'",
-            "set local a.b = 1; set local role x; set transaction read only; set constraints all deferred",
+            "set transaction read only; set constraints all deferred",
         ],
         Footprint::NOTHING,
     );
+    all(&["set local a.b = 1; set local role x"], Footprint::LOCAL_SETTINGS);
 }
 
 #[test]
@@ -243,7 +244,7 @@ fn each_kind_of_state_is_told_apart() {
 fn without_facts_only_what_holds_no_expression_is_known() {
     let judge = |sql: &str| classify(sql.as_bytes(), &CatalogFacts::unknown(), false);
     assert_eq!(judge("select 1"), Footprint::EVERYTHING);
-    assert_eq!(judge("begin; set local a = 1; commit"), Footprint::NOTHING);
+    assert_eq!(judge("begin; set local a = 1; commit"), Footprint::LOCAL_SETTINGS);
     assert!(judge("select 1 into t").contains(Footprint::DDL));
     assert!(!judge("insert into t values (1)").contains(Footprint::DDL));
 }

@@ -46,6 +46,7 @@ impl Relay {
             }
             return self.stream_parse(header);
         }
+        let (reading, scope) = (self.how_texts_are_read(), self.reading());
         let message = &self.from_client.bytes()[self.to_server.cursor()..][..header.total()];
         let Some((name, rest)) = frontend::read_parse(&message[HEADER..]) else {
             // Malformed: the server says so.
@@ -54,17 +55,14 @@ impl Relay {
             return Ok(Step::Done);
         };
         let name: Box<[u8]> = name.into();
-        let rest = rest.to_vec();
-        let scope = self.reading();
-        let reading = self.how_texts_are_read();
-        if matches!(reading, Reading::Soon) && !name.is_empty() {
+        if reading == Reading::Soon && !name.is_empty() {
             return Ok(Step::NeedReplies);
         }
         // What no server reports can decide how a text is read, too.
-        let is_own = self.footprint.intersects(Footprint::UNREPORTED) || matches!(reading, Reading::Unknown);
+        let is_own = self.footprint.intersects(Footprint::UNREPORTED) || reading == Reading::Unknown;
         let statement = match is_own {
-            true => Statement::unshared(&rest, scope),
-            false => self.shard.interner.borrow_mut().intern(&rest, &scope),
+            true => Statement::unshared(rest, scope),
+            false => self.shard.interner.borrow_mut().intern(rest, &scope),
         };
         if !self.judge_statement(&statement) || !name.is_empty() && !self.names_are_certain() {
             return Ok(Step::NeedReplies);
@@ -226,6 +224,7 @@ impl Relay {
             return Some(UNKNOWN_NAME.into());
         };
         let statement = &named.statement;
+        let reading = self.how_texts_are_read();
         if !self.judge_statement(statement) {
             return None;
         }
@@ -247,7 +246,7 @@ impl Relay {
             return Some(statement.name().into());
         }
         let has = self.lease.as_mut()?.has(statement.id());
-        if !matches!(has, Has::Yes(_)) && self.how_texts_are_read() == Reading::Soon {
+        if !matches!(has, Has::Yes(_)) && reading == Reading::Soon {
             return None;
         }
         let known = named.shape.filter(|shape| *shape != ResultShape::NO_ROWS);
@@ -310,7 +309,8 @@ impl Relay {
     /// Whether it is known how the server will read a text sent now.
     fn how_texts_are_read(&self) -> Reading {
         let Some(lease) = &self.lease else { return Reading::Known };
-        if !self.footprint.can_set() || lease.owed.is_empty() {
+        let can_set = self.footprint.can_set() || self.footprint.contains(Footprint::LOCAL_SETTINGS);
+        if !can_set || lease.owed.is_empty() {
             Reading::Known
         } else if lease.owed.boundaries() > 0 && !lease.owed.is_unsynced() {
             Reading::Soon
@@ -339,9 +339,6 @@ impl Relay {
     /// Has the server read a statement as it was read when its client prepared it, whatever the client has set since.
     fn read_as(&mut self, statement: &Statement, prepare: impl FnOnce(&mut Relay, &Statement)) {
         let current = self.reading();
-        if matches!(self.how_texts_are_read(), Reading::Unknown) {
-            return prepare(self, statement);
-        }
         if Arc::ptr_eq(&current, statement.scope()) {
             return prepare(self, statement);
         }

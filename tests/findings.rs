@@ -106,16 +106,30 @@ fn a_client_that_asks_and_does_not_read_takes_no_memory() {
 }
 
 #[test]
-fn unread_closes_end_the_client_and_not_the_pooler() {
-    let valet = one_server("auto").start();
+fn closes_that_nobody_answers_are_not_piled_up() {
+    let valet = one_server("auto").setting("default_pool_size = 2").start();
     let mut client = valet.client(Role::Trust);
     let mut other = valet.client(Role::Trust);
     client.send(&support::frontend::query("BEGIN"));
     client.until_ready();
     client.send(&support::frontend::query("SELECT pg_sleep(60)"));
-    let closes = close_statement("x").repeat(20_000);
-    let _ = client.try_send(&closes);
-    let last = client.until_end();
-    assert_eq!(last.iter().rev().find_map(|message| message.sqlstate()).as_deref(), Some("54000"));
+    let before = valet.rss_kib();
+    // Two million of Close, if they were all taken in; what is not read stays with the client.
+    let mut writer = client.writer();
+    let closes = close_statement("x").repeat(100_000);
+    let cancel = client.cancel();
+    let writing = std::thread::spawn(move || {
+        let _ = (0..20).try_for_each(|_| writer.send(&closes));
+    });
+    assert_eq!(other.value("SELECT pg_sleep(0.1)"), "");
+    let grown = valet.rss_kib().saturating_sub(before);
+    assert!(grown < 20_000, "{grown} KiB for what one client has sent");
+    cancel.send().unwrap();
+    let error = client.until(b'E').pop().unwrap();
+    assert_eq!(error.sqlstate().as_deref(), Some("57014"), "what the client sent first is answered first");
+    client.until(b'Z');
+    client.until(b'3');
+    client.reset();
+    writing.join().unwrap();
     assert_eq!(other.value("SELECT 1"), "1");
 }

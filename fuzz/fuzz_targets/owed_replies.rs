@@ -28,7 +28,7 @@ fuzz_target!(|input: &[u8]| {
             11 => drop(queue.push(Owed::Kept(naming(detail)))),
             12 => drop(queue.push(Owed::CopyEnd)),
             13 => drop(queue.push(Owed::Settings)),
-            14 => queue.flush_sent(),
+            14 => drop(queue.push(Owed::Failing)),
             15 => drop(queue.ready()),
             16 => drop(queue.error(|_, _| {})),
             17 => drop(queue.next_kept()),

@@ -544,6 +544,7 @@ impl Session {
             sql_names: SqlNames::default(),
             spoiled: false,
             discarding: false,
+            asked_for_replies: false,
             skip_to_sync: false,
             leaving: if context.draining.get() { Leaving::Draining } else { Leaving::No },
             lost: None,

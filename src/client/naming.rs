@@ -281,9 +281,6 @@ impl Relay {
     fn prepare_and_wait(&mut self, statement: &Statement) {
         self.prepare(statement, Purpose::Awaited);
         self.to_server.insert(&mut self.from_client).extend_from_slice(&frontend::FLUSH);
-        if let Some(lease) = &mut self.lease {
-            lease.owed.flush_sent();
-        }
     }
 
     /// The name to ask the server for when a statement has other columns than the client knows: one that makes it fail.

@@ -138,6 +138,8 @@ pub(super) struct Relay {
     pub(super) spoiled: bool,
     /// The client discarded all: reports until ReadyForQuery tell the pool's values, not its own.
     pub(super) discarding: bool,
+    /// The server was asked for the replies that it holds back, because too many are unanswered.
+    pub(super) asked_for_replies: bool,
     /// An error of ours stands in for a reply: everything up to Sync is skipped.
     pub(super) skip_to_sync: bool,
     pub(super) leaving: Leaving,

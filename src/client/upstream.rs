@@ -18,7 +18,7 @@ use std::time::Instant;
 
 /// Bytes of our own making that may wait for the server before more of the client's messages are looked at.
 const SPILL_LIMIT: usize = LARGE;
-/// Unanswered changes of names that one client may have.
+/// Unanswered changes of names that one client may have before no more of its messages are looked at.
 const NAMINGS_LIMIT: usize = 16_384;
 /// Names taken back that are remembered for error messages.
 const UNDONE_NAMES: usize = 64;
@@ -195,11 +195,11 @@ impl Relay {
                 self.continue_request();
                 return Ok(Step::Done);
             }
-            if lease.owed.namings() > NAMINGS_LIMIT {
-                let error = Error::new(Kind::TooLarge, "too many unanswered Parse and Close messages")
-                    .hint("Read replies before sending more.");
-                return Err(End::Fatal(error));
+            if lease.owed.namings() > NAMINGS_LIMIT && !matches!(header.tag, b'd' | b'c' | b'f' | b'X') {
+                self.ask_for_replies();
+                return Ok(Step::NeedReplies);
             }
+            self.asked_for_replies = false;
         }
         match header.tag {
             b'd' => {
@@ -226,6 +226,14 @@ impl Relay {
             }
         }
         Ok(Step::Done)
+    }
+
+    /// Has the server send what it holds back until a Sync, once for each time that the limit is reached.
+    fn ask_for_replies(&mut self) {
+        if !self.asked_for_replies {
+            self.asked_for_replies = true;
+            self.to_server.insert(&mut self.from_client).extend_from_slice(&frontend::FLUSH);
+        }
     }
 
     fn forward_request(&mut self, header: Header) -> Result<Step, End> {
@@ -255,11 +263,8 @@ impl Relay {
             b'P' => return self.forward_parse(header),
             b'B' => return self.forward_bind(header),
             b'D' | b'C' => return self.forward_target(header),
-            b'H' => {
-                if let Some(lease) = &mut self.lease {
-                    lease.owed.flush_sent();
-                }
-            }
+            // It earns nothing, and opens no batch that is not open already.
+            b'H' => {}
             _ => {
                 self.footprint = self.footprint.union(Footprint::EVERYTHING);
                 self.owe(Owed::FunctionCall);

@@ -121,6 +121,8 @@ pub struct OwedQueue {
     copy: CopyIn,
     /// How many entries in the queue change a client's names.
     namings: usize,
+    /// How many of them, the last ones, belong to the batch that is being sent.
+    open_namings: usize,
     /// Counts the batches that a Sync has ended.
     batch: u32,
     /// The error of what pgvalet sent in front of the client's next request was given to the client in answer to it: of
@@ -151,6 +153,7 @@ impl OwedQueue {
                 }
                 self.unsynced = false;
                 self.skipping = false;
+                self.open_namings = 0;
                 self.batch = self.batch.wrapping_add(1) & (u32::MAX >> 1);
             }
             _ if self.skipping => return Some(owed),
@@ -166,7 +169,9 @@ impl OwedQueue {
             }
             _ => self.unsynced = true,
         }
-        self.namings += usize::from(owed.naming().is_some());
+        let names = usize::from(owed.naming().is_some());
+        self.namings += names;
+        self.open_namings += names;
         self.queue.push_back(owed);
         None
     }
@@ -181,7 +186,8 @@ impl OwedQueue {
     /// The last such change, with `true` if the server itself will tell how it ended.
     #[must_use]
     pub fn unsettled(&self, name: &[u8]) -> Option<(&Naming, bool)> {
-        if self.namings == 0 {
+        if self.namings == self.open_namings {
+            // Nothing to be found, however long the queue is.
             return None;
         }
         let mut ended = false;
@@ -225,11 +231,6 @@ impl OwedQueue {
     #[must_use]
     pub fn is_unsynced(&self) -> bool {
         self.unsynced
-    }
-
-    /// Notes a Flush: it earns nothing but belongs to a batch that has not ended.
-    pub fn flush_sent(&mut self) {
-        self.unsynced = true;
     }
 
     /// Whether everything sent has been answered and no batch is open: with status `I`, the server is free.
@@ -421,6 +422,7 @@ impl OwedQueue {
         }
         let mut gone: Vec<Owed> = self.queue.drain(..end).collect();
         self.namings -= gone.iter().filter(|owed| owed.naming().is_some()).count();
+        self.open_namings = self.open_namings.min(self.namings);
         while let Some(owed) = gone.pop() {
             skipped(gone.is_empty(), owed);
         }
@@ -431,6 +433,7 @@ impl OwedQueue {
     fn pop(&mut self) {
         if self.queue.pop_front().is_some_and(|owed| owed.naming().is_some()) {
             self.namings -= 1;
+            self.open_namings = self.open_namings.min(self.namings);
         }
     }
 
@@ -522,8 +525,6 @@ mod tests {
         owed.push(Owed::Sync);
         assert_eq!(owed.ready(), Verdict::Forward);
         assert!(owed.at_rest());
-        owed.flush_sent();
-        assert!(!owed.at_rest());
     }
 
     #[test]

@@ -52,6 +52,7 @@ impl Relay {
                         return self.server_lost(ServerError::Protocol("malformed ReadyForQuery"));
                     };
                     lease.status = status;
+                    let restored = lease.owed.is_restoring();
                     match lease.owed.ready() {
                         Verdict::Forward => {
                             self.discarding = false;
@@ -63,6 +64,9 @@ impl Relay {
                         }
                         Verdict::Swallow => {
                             self.drop_reply(header);
+                            if restored {
+                                self.end_of_reset();
+                            }
                             self.tell_news();
                         }
                         Verdict::Violation => {
@@ -300,6 +304,22 @@ impl Relay {
         let judged = self.shard.with_policy(|policy| policy.reset) != Reset::Never;
         let mut encoding_changed = false;
         let is_news = Reported::record(&mut lease.reported, name, value);
+        if !swallow && (self.discarding || self.resetting.is_some()) {
+            let name: Box<[u8]> = name.into();
+            if let Some((key, own)) = self.default_of(&name) {
+                self.take_default(&key);
+                self.drop_reply(header);
+                if Reported::record(&mut self.told, &name, &own) {
+                    let (name, own) = (String::from_utf8_lossy(&name), String::from_utf8_lossy(&own));
+                    backend::parameter_status(self.to_client.insert(&mut self.from_server), &name, &own);
+                }
+                return true;
+            }
+        }
+        let Some(lease) = self.lease.as_mut() else { return false };
+        let cursor = self.to_client.cursor();
+        let body = &self.from_server.bytes()[cursor + HEADER..cursor + header.total()];
+        let Some((name, value)) = backend::read_parameter_status(body) else { return false };
         if !swallow {
             Reported::record(&mut self.told, name, value);
             if name == b"client_encoding" {
@@ -327,6 +347,14 @@ impl Relay {
             self.note_encoding();
         }
         true
+    }
+
+    /// The client's defaults are in force again.
+    fn end_of_reset(&mut self) {
+        self.resetting = None;
+        if let Some(lease) = self.lease.as_mut() {
+            lease.in_force = self.settings.clone();
+        }
     }
 
     /// A CommandComplete that begins with D, complete: some of them empty a server's statements.

@@ -15,6 +15,7 @@ mod naming;
 mod outgoing;
 mod relay;
 mod replication;
+mod resets;
 mod sql_names;
 mod upstream;
 

@@ -22,6 +22,7 @@ use crate::routing;
 use crate::server::ServerError;
 use crate::server::owed::Owed;
 use crate::session::footprint::ResetPlan;
+use crate::session::resets::Resets;
 use crate::session::{Footprint, Named, Reported, Settings, Statements};
 use std::io;
 use std::rc::Rc;
@@ -114,6 +115,12 @@ pub(super) struct Relay {
     /// Its settings, and those it logged in with.
     pub(super) settings: Arc<Settings>,
     pub(super) startup: Arc<Settings>,
+    /// What servers report under the settings that it logged in with.
+    pub(super) startup_reported: Arc<Reported>,
+    /// What the last RESET took back; what is reported of it until the client's defaults hold again is not its own.
+    pub(super) resetting: Option<Box<Resets>>,
+    /// What the statement of the last Bind takes back when it is executed.
+    pub(super) bound_resets: Option<Box<Resets>>,
     /// How texts are read: what its settings and the server's reports, as they were then, come to.
     pub(super) reading: Option<(Arc<Settings>, Arc<Reported>, Arc<Settings>)>,
     /// What it has been told by ParameterStatus.
@@ -387,6 +394,8 @@ impl Relay {
         self.server_dry = false;
         self.undone_names.clear();
         self.sql_names.clear();
+        self.resetting = None;
+        self.bound_resets = None;
         if !Arc::ptr_eq(&lease.in_force, &self.settings) {
             let difference = lease.in_force.difference(&self.settings);
             if !difference.is_empty() {

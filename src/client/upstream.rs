@@ -11,6 +11,7 @@ use crate::protocol::frame::HEADER;
 use crate::protocol::{Header, backend, frontend};
 use crate::server::owed::Owed;
 use crate::session::classify::{begins_transaction, classify};
+use crate::session::resets::Resets;
 use crate::session::sql_prepare::mentions;
 use crate::session::{Footprint, Statement};
 use std::task::Context;
@@ -246,6 +247,7 @@ impl Relay {
                 if !self.judge_query(header) {
                     return Ok(Step::NeedReplies);
                 }
+                let resets = self.query_resets(header);
                 let unnamed = self.statements.set(b"", None);
                 if self.lease.as_ref().is_some_and(|lease| lease.owed.is_unsynced()) {
                     // It may yet be skipped.
@@ -257,9 +259,21 @@ impl Relay {
                 }
                 self.sql_names.sent();
                 self.owe(Owed::Query);
+                if !resets.is_empty() {
+                    self.pass(header);
+                    self.restore(resets);
+                    return Ok(Step::Done);
+                }
             }
             b'S' => self.owe(Owed::Sync),
-            b'E' => self.owe(Owed::Execute),
+            b'E' => {
+                self.owe(Owed::Execute);
+                if let Some(resets) = self.bound_resets.take() {
+                    self.pass(header);
+                    self.restore_in_batch(&resets);
+                    return Ok(Step::Done);
+                }
+            }
             b'P' => return self.forward_parse(header),
             b'B' => return self.forward_bind(header),
             b'D' | b'C' => return self.forward_target(header),
@@ -366,6 +380,16 @@ impl Relay {
         true
     }
 
+    /// What a Query that was just judged resets of what the client logged in with.
+    #[inline]
+    fn query_resets(&self, header: Header) -> Resets {
+        let input = self.input();
+        if self.startup.is_empty() || !self.footprint.can_set() || input.len() < header.total() {
+            return Resets::default();
+        }
+        self.resets_of(frontend::read_query(&input[..header.total()]), self.footprint)
+    }
+
     /// The rest of the judgement of a text that concerns statements of SQL's.
     fn judge_names(&mut self, sql: &[u8], found: Footprint) -> bool {
         let met = self.meet_names(sql, found);
@@ -386,6 +410,8 @@ impl Relay {
         if found.contains(Footprint::STATEMENTS) {
             return self.judge_names(statement.text(), found);
         }
+        let resets = self.resets_of(statement.text(), found);
+        self.bound_resets = (!resets.is_empty()).then(|| Box::new(resets));
         self.note_footprint(found);
         true
     }

@@ -16,6 +16,8 @@ pub enum Owed {
     Query,
     /// A Query of pgvalet's own that brings the client's settings into force.
     Settings,
+    /// A Query of pgvalet's own that puts the client's defaults in force behind a RESET, if that was done.
+    Restore,
     /// A Query of pgvalet's own that is meant to fail, so that the transaction counts as failed.
     Failing,
     /// A Sync: ReadyForQuery.
@@ -158,7 +160,7 @@ impl OwedQueue {
             }
             _ if self.skipping => return Some(owed),
             Owed::Query | Owed::FunctionCall => self.unsynced = false,
-            Owed::Settings | Owed::Failing => {}
+            Owed::Settings | Owed::Failing | Owed::Restore => {}
             Owed::OwnSync => self.unsynced = false,
             Owed::CopyEnd => {
                 if self.copy == CopyIn::Open {
@@ -274,6 +276,7 @@ impl OwedQueue {
             Some(
                 Owed::Settings
                     | Owed::Failing
+                    | Owed::Restore
                     | Owed::Prepare(_)
                     | Owed::Evict(_)
                     | Owed::Shape(_)
@@ -329,6 +332,13 @@ impl OwedQueue {
             .any(|owed| matches!(owed, Owed::Shape(of) if of.id == id && of.purpose == Purpose::Awaited))
     }
 
+    /// Whether what comes now answers the Query that puts a client's defaults in force.
+    #[inline]
+    #[must_use]
+    pub fn is_restoring(&self) -> bool {
+        matches!(self.queue.front(), Some(Owed::Restore))
+    }
+
     /// Whose columns have just been told.
     pub fn take_shape(&mut self) -> Option<Box<ShapeOf>> {
         if !matches!(self.queue.front(), Some(Owed::Shape(_))) {
@@ -346,7 +356,7 @@ impl OwedQueue {
         let Some(head) = self.queue.front() else { return Verdict::Violation };
         let (fits, ends) = match (head, tag) {
             (
-                Owed::Query | Owed::Settings | Owed::Failing,
+                Owed::Query | Owed::Settings | Owed::Failing | Owed::Restore,
                 b'T' | b'D' | b'I' | b'H' | b'd' | b'c' | b'G' | b'W' | b'C',
             ) => (true, false),
             (Owed::Execute, b'D' | b'H' | b'd' | b'c' | b'G' | b'W') => (true, false),
@@ -389,7 +399,7 @@ impl OwedQueue {
                 self.answered = false;
                 Verdict::Forward
             }
-            Some(Owed::Settings | Owed::Failing | Owed::OwnSync) => Verdict::Swallow,
+            Some(Owed::Settings | Owed::Failing | Owed::Restore | Owed::OwnSync) => Verdict::Swallow,
             _ => return Verdict::Violation,
         };
         self.queue.pop_front();
@@ -406,7 +416,7 @@ impl OwedQueue {
             // The error of a statement that pgvalet prepared for a Bind is the Bind's.
             Some(Owed::Query) if self.answered => return Verdict::Swallow,
             Some(Owed::Query | Owed::Sync | Owed::FunctionCall) => return Verdict::Forward,
-            Some(Owed::Failing) => return Verdict::Swallow,
+            Some(Owed::Failing | Owed::Restore) => return Verdict::Swallow,
             // What is there under the client's names is not known then.
             Some(Owed::Names | Owed::OwnSync) => return Verdict::Violation,
             // Settings that were in force before and are refused now: nothing may run without them.

@@ -4,6 +4,7 @@ pub mod catalog;
 pub mod classify;
 pub mod footprint;
 pub mod lexer;
+pub mod resets;
 pub mod settings;
 pub mod shapes;
 pub mod sql_prepare;

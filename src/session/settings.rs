@@ -60,6 +60,11 @@ impl Settings {
         }
     }
 
+    /// Names, in lower case, and values.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.entries.iter().map(|(name, value)| (&**name, &**value))
+    }
+
     /// Whether both set the same, `name` (in lower case) aside.
     #[must_use]
     pub fn equal_but_for(&self, other: &Settings, name: &str) -> bool {

@@ -63,10 +63,11 @@ pub async fn serve(context: Rc<Context>, stream: Stream, peer: Address) {
     // Boxed: the login needs much room for a short time, an idle client should not.
     if let Some((slot, mut relay)) = Box::pin(open(&context, stream, &peer)).await {
         let _registered = Registered { context: context.clone(), slot };
-        let end = poll_fn(|cx| {
+        // The relay bounds its turns itself.
+        let end = tokio::task::unconstrained(poll_fn(|cx| {
             relay.cell.listen(cx);
             relay.poll(cx)
-        })
+        }))
         .await;
         relay.finish(&end);
         log_end(&context, &relay.cell, &peer, &end);

@@ -351,8 +351,18 @@ impl OwedQueue {
     }
 
     /// Judges a reply other than ErrorResponse and ReadyForQuery, by its tag.
-    #[inline]
+    #[inline(always)]
     pub fn reply(&mut self, tag: u8) -> Verdict {
+        let is_result = match self.queue.front() {
+            Some(Owed::Query) => matches!(tag, b'T' | b'D' | b'C') && !self.answered,
+            Some(Owed::Execute) => tag == b'D',
+            _ => false,
+        };
+        // Most replies are these, and change nothing.
+        if is_result && self.copy == CopyIn::None { Verdict::Forward } else { self.other_reply(tag) }
+    }
+
+    fn other_reply(&mut self, tag: u8) -> Verdict {
         let Some(head) = self.queue.front() else { return Verdict::Violation };
         let (fits, ends) = match (head, tag) {
             (

@@ -89,14 +89,15 @@ fn is_name(byte: u8) -> bool {
 fn next_notable(sql: &[u8], mut at: usize) -> usize {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const HIGHS: u64 = 0x8080_8080_8080_8080;
-    // Eight bytes at once: a byte of `word` below `limit` shows in the result, with others above it at worst.
+    // Eight bytes at once: the first byte of `word` below `limit` shows in the result, others behind it at worst.
     let below = |word: u64, limit: u64| word.wrapping_sub(ONES * limit) & !word & HIGHS;
     while let Some(chunk) = sql.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
         let word = u64::from_le_bytes(*chunk);
         let digits = below(word ^ (ONES * u64::from(b'0')), 10);
         let quotes = below(word ^ (ONES * u64::from(b'\'')), 1) | below(word ^ (ONES * u64::from(b'"')), 1);
-        if digits | quotes != 0 {
-            break;
+        let notable = digits | quotes;
+        if notable != 0 {
+            return at + notable.trailing_zeros() as usize / 8;
         }
         at += 8;
     }

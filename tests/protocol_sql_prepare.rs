@@ -464,3 +464,18 @@ fn a_loop_of_executes_as_drivers_write_them() {
     }
     faithful(&script);
 }
+
+/// Code in a DO block may prepare, so the server is asked about it: once.
+#[test]
+fn a_do_block_through_the_extended_protocol() {
+    faithful(
+        &Script::new("DO by Parse")
+            .extended("DO $$ BEGIN PERFORM 1; END $$", &[])
+            .extended("DO $$ BEGIN EXECUTE 'PREPARE in_do AS SELECT 1'; END $$", &[])
+            .query("EXECUTE in_do")
+            .pipeline(&[parse("named", "DO $$ BEGIN PERFORM 2; END $$"), run("named"), run("named"), sync()])
+            .ready()
+            .pipeline(&[run("named"), sync()])
+            .ready(),
+    );
+}

@@ -3,7 +3,7 @@
 #
 #   bash tests/run.sh             everything, on every PostgreSQL version that can be had (at most 15 minutes on 2 cores)
 #   bash tests/run.sh --quick     everything once, on one PostgreSQL version
-#   bash tests/run.sh --drivers   with the test suites of client drivers (not there yet)
+#   bash tests/run.sh --drivers   with the whole of the driver suites (tests/drivers), not the short subset of some
 #
 # PGVALET_PG_BIN chooses the PostgreSQL of the main run by the directory of its programs.
 set -euo pipefail
@@ -13,13 +13,15 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 # Major versions tested besides the installed one, and the test binaries whose outcome depends on the version.
 majors=(14 15 16 17 18)
-versioned=(harness differential findings)
+versioned=(harness differential findings protocol_copy protocol_extended protocol_sharing protocol_sql_prepare
+    protocol_startup protocol_transactions)
 
 quick=false
+all_drivers=false
 for argument in "$@"; do
     case $argument in
         --quick) quick=true ;;
-        --drivers) note "--drivers: the suites of client drivers come later" ;;
+        --drivers) all_drivers=true ;;
         -h | --help) sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 0 ;;
         *) echo "tests/run.sh: unknown argument $argument (see --help)" >&2; exit 2 ;;
     esac
@@ -48,6 +50,9 @@ check_toolchain() {
     fi
     [ ${#missing[@]} = 0 ] || { printf 'missing: %s\n' "${missing[@]}" >&2; exit 1; }
 }
+
+# Driver suites that are quick to install.
+smoke_suites=(python node libpq cli)
 
 # Fills `others` with the bin directories of the versions besides the main one.
 find_other_versions() {
@@ -90,6 +95,12 @@ step 'cargo clippy' cargo clippy --quiet --all-targets -- -D warnings
 RUSTDOCFLAGS='-D warnings' step 'cargo doc' cargo doc --quiet --no-deps --document-private-items --lib
 if cargo deny --version >/dev/null 2>&1; then step 'cargo deny check' cargo deny --log-level error check; fi
 step 'cargo test' env PGVALET_PG_BIN="$main_bin" cargo test
+if $all_drivers; then
+    step 'client drivers' env PGVALET_PG_BIN="$main_bin" bash tests/drivers/run.sh
+else
+    step 'client drivers, the short subset of some' env PGVALET_PG_BIN="$main_bin" \
+        PGVALET_BIN="${CARGO_TARGET_DIR:-target}/debug/pgvalet" bash tests/drivers/run.sh --smoke "${smoke_suites[@]}"
+fi
 for bin in "${others[@]}"; do
     step "tests that depend on the version, on $("$bin/postgres" --version)" test_version "$bin"
 done

@@ -480,6 +480,11 @@ impl Writer {
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.0.send(bytes, None)
     }
+
+    /// Ends both directions at once; whoever reads from the connection is told so.
+    pub fn close(&self) {
+        let _ = socket2::SockRef::from(&self.0).shutdown(std::net::Shutdown::Both);
+    }
 }
 
 /// How far a SASL exchange is.

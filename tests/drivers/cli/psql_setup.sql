@@ -1,0 +1,20 @@
+SET client_min_messages = warning;
+-- What psql, pg_dump and pg_restore work on.
+DROP SCHEMA IF EXISTS cli_more CASCADE;
+DROP TABLE IF EXISTS cli_copy, cli_item CASCADE;
+CREATE TABLE cli_item (id int PRIMARY KEY, name text NOT NULL DEFAULT 'none', price numeric(10, 2), added timestamptz);
+CREATE INDEX cli_item_name ON cli_item (name);
+COMMENT ON TABLE cli_item IS 'what is sold';
+INSERT INTO cli_item SELECT i, 'item ' || i, i * 1.5, '2024-02-29 12:00+00'::timestamptz + i * '1 day'::interval FROM generate_series(1, 20) i;
+CREATE TABLE cli_copy (id int, text text);
+CREATE SCHEMA cli_more;
+CREATE TYPE cli_more.mood AS ENUM ('sad', 'ok', 'happy');
+CREATE SEQUENCE cli_more.numbers START 42;
+CREATE TABLE cli_more.child (id int PRIMARY KEY DEFAULT nextval('cli_more.numbers'), item int REFERENCES cli_item, mood cli_more.mood);
+INSERT INTO cli_more.child (item, mood) VALUES (1, 'sad'), (2, 'happy');
+CREATE VIEW cli_more.dear AS SELECT name FROM public.cli_item WHERE price > 20;
+CREATE FUNCTION cli_more.twice(n int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN RETURN 2 * n; END $$;
+CREATE FUNCTION cli_more.touch() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.added := coalesce(NEW.added, 'epoch'); RETURN NEW; END $$;
+CREATE TRIGGER touch BEFORE INSERT ON cli_item FOR EACH ROW EXECUTE FUNCTION cli_more.touch();
+CREATE MATERIALIZED VIEW cli_more.counted AS SELECT count(*) AS n FROM cli_item;
+SELECT lo_from_bytea(0, 'a large object');

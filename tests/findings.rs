@@ -135,3 +135,27 @@ fn closes_that_nobody_answers_are_not_piled_up() {
     client.reset();
     assert_eq!(other.value("SELECT 1"), "1");
 }
+
+/// A bug on demand, which only debug builds have.
+#[test]
+fn a_panic_in_one_clients_task_ends_that_client_only() {
+    let fault = "SELECT 'a fault'";
+    let valet =
+        one_server("auto").setting("default_pool_size = 2").environment("PGVALET_FAULT", fault).start();
+    let [mut idle, mut working, mut other] = [(); 3].map(|()| valet.client(Role::Trust));
+    idle.value("SELECT 1");
+    working.query("BEGIN");
+    for victims in 1..=3 {
+        let mut victim = valet.client(Role::Trust);
+        victim.query("BEGIN");
+        victim.send(&support::frontend::query(fault));
+        victim.until_end();
+        valet.wait_log(&["a bug in pgvalet"]);
+        assert_eq!(other.value("SELECT 1"), "1", "its server is closed and makes room, time {victims}");
+    }
+    assert_eq!(working.value("SELECT 'still'"), "still");
+    working.query("COMMIT");
+    assert_eq!(idle.value("SELECT 'there'"), "there");
+    let held = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'app_trust' AND state LIKE 'idle in%'";
+    assert_eq!(Cluster::shared().value(held), "0", "nothing stays open on the server");
+}

@@ -10,6 +10,7 @@ mod console;
 pub mod context;
 mod downstream;
 mod endings;
+mod fault;
 mod login;
 mod naming;
 mod outgoing;

@@ -3,6 +3,7 @@
 //! Most messages pass through untouched. Those that name statements are in `naming`.
 
 use crate::client::cell::Activity;
+use crate::client::fault;
 use crate::client::relay::{Body, End, Leaving, Relay};
 use crate::config::PoolMode;
 use crate::error::{Error, Kind};
@@ -365,6 +366,7 @@ impl Relay {
             Footprint::EVERYTHING.union(Footprint::DDL)
         } else {
             let sql = frontend::read_query(&input[..header.total()]);
+            fault::strike(sql);
             self.shard.with_facts(|generation, facts| match self.unsafe_encoding {
                 true => classify(sql, facts, true),
                 false => {

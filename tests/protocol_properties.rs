@@ -136,7 +136,7 @@ enum Message {
 fn message(kind: usize) -> (Message, Owed) {
     let naming = || Box::new(Naming { name: b"n"[..].into(), previous: None, prepares: None });
     match kind {
-        0 => (Message::Query, Owed::Query),
+        0 => (Message::Query, Owed::Query(None)),
         1 | 2 => (Message::Sync, Owed::Sync),
         3 => (Message::Function, Owed::FunctionCall),
         4 => (Message::Extended(b"1"), Owed::Parse(naming())),

@@ -14,7 +14,7 @@ fuzz_target!(|input: &[u8]| {
     for pair in input.chunks_exact(2) {
         let detail = pair[1];
         match pair[0] % 22 {
-            0 => drop(queue.push(Owed::Query)),
+            0 => drop(queue.push(Owed::Query(None))),
             1 => drop(queue.push(Owed::Sync)),
             2 => drop(queue.push(Owed::FunctionCall)),
             3 => drop(queue.push(Owed::Parse(naming(detail)))),
@@ -28,7 +28,7 @@ fuzz_target!(|input: &[u8]| {
             11 => drop(queue.push(Owed::Kept(naming(detail)))),
             12 => drop(queue.push(Owed::CopyEnd)),
             13 => drop(queue.push(Owed::Settings)),
-            14 => drop(queue.push(Owed::Failing)),
+            14 => drop(queue.push(Owed::CopyData)),
             15 => drop(queue.ready()),
             16 => drop(queue.error(|_, _| {})),
             17 => drop(queue.next_kept()),

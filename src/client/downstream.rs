@@ -4,13 +4,14 @@
 //! ErrorResponse, ParameterStatus, and the few command tags that empty a server's statements.
 
 use crate::client::relay::{Body, End, Relay};
+use crate::client::upstream::UNDONE_NAMES;
 use crate::config::Reset;
 use crate::protocol::frame::HEADER;
 use crate::protocol::{ErrorFields, Header, TxStatus, backend};
 use crate::server::ServerError;
 use crate::server::owed::{Owed, Purpose, Verdict};
 use crate::session::settings::followed;
-use crate::session::statements::{CHANGED_NAME, SERVER_PREFIX, UNKNOWN_NAME};
+use crate::session::statements::{CHANGED_NAME, SERVER_PREFIX, UNKNOWN_PREFIX};
 use crate::session::{Reported, ResultShape, Settings};
 use bytes::BytesMut;
 use std::sync::Arc;
@@ -194,6 +195,16 @@ impl Relay {
         let mentions_us = names_a_statement(body);
         let mut undone = Vec::new();
         let Some(lease) = self.lease.as_mut() else { return Ok(false) };
+        if lease.owed.is_doubtful_copy() {
+            if ErrorFields::new(body).code() != b"57014" {
+                let error = ServerError::Refused(body.to_vec().into());
+                self.drop_reply(header);
+                self.server_lost(ServerError::Lost(Some(Box::new(error))))?;
+                return Ok(false);
+            }
+            // Most likely it was the client's CopyFail, and the server has read all that came before it.
+            self.spoiled = true;
+        }
         match lease.owed.error(|failed, owed| undone.push((failed, owed))) {
             Verdict::Swallow => self.drop_reply(header),
             Verdict::Forward if mentions_us => {
@@ -252,10 +263,8 @@ impl Relay {
     }
 
     fn rename(&self, text: &str, parsed: Option<&[u8]>) -> String {
-        let unknown = String::from_utf8_lossy(UNKNOWN_NAME);
-        if let Some(at) = text.find(&*unknown) {
-            let name = String::from_utf8_lossy(&self.unknown_name);
-            return format!("{}{name}{}", &text[..at], &text[at + unknown.len()..]);
+        if text.contains(UNKNOWN_PREFIX) {
+            return text.replacen(UNKNOWN_PREFIX, "", 1);
         }
         let Some(at) = text.find(SERVER_PREFIX) else { return text.to_owned() };
         let rest = &text[at + SERVER_PREFIX.len()..];
@@ -369,6 +378,10 @@ impl Relay {
         // The unnamed statement stays, and so does what is pipelined behind the command.
         let (mut names, ids) = lease.owed.statements_gone();
         names.push(Box::default());
+        // What is bound behind it in the same batch fails for its name.
+        let room = UNDONE_NAMES.saturating_sub(self.undone_names.len());
+        let gone = self.statements.iter().map(|(name, named)| (named.statement.id(), name.into()));
+        self.undone_names.extend(gone.take(room));
         lease.keep_only(&ids);
         let kept: Vec<_> = names.iter().map(|name| self.statements.get(name).cloned()).collect();
         self.statements.clear();

@@ -36,8 +36,12 @@ impl Relay {
         self.forget_facts_after_ddl();
         // Nothing is left to cancel on it. What it never came to, or never told of, has not changed the client's names.
         for owed in lease.owed.write_off() {
-            if let Owed::Parse(naming) | Owed::Kept(naming) = owed {
-                self.statements.set(&naming.name, naming.previous);
+            match owed {
+                Owed::Parse(naming) | Owed::Kept(naming) => {
+                    self.statements.set(&naming.name, naming.previous);
+                }
+                Owed::Query(Some(unnamed)) => drop(self.statements.set(b"", Some(*unnamed))),
+                _ => {}
             }
         }
         drop(lease);

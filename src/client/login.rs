@@ -542,8 +542,6 @@ impl Session {
             footprint: Footprint::NOTHING,
             unnamed_here: false,
             unsafe_encoding: true,
-            unnamed_before_query: None,
-            unknown_name: Box::default(),
             undone_names: Vec::new(),
             sql_names: SqlNames::default(),
             spoiled: false,

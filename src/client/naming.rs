@@ -16,7 +16,7 @@ use crate::protocol::{Header, TxStatus, frontend};
 use crate::server::owed::{Naming, Owed, Purpose, ShapeOf};
 use crate::server::{Has, Server};
 use crate::session::classify::is_planned;
-use crate::session::statements::{CHANGED_NAME, UNKNOWN_NAME, stamp};
+use crate::session::statements::{CHANGED_NAME, UNKNOWN_PREFIX, stamp};
 use crate::session::{Footprint, Named, ResultShape, Settings, Statement, Statements};
 use std::sync::Arc;
 
@@ -159,7 +159,12 @@ impl Relay {
             return Ok(Step::Done);
         };
         self.shard.counters().binds.add(1);
+        self.sql_names.turn_away();
         if name.is_empty() && self.unnamed_here {
+            if self.lease.as_ref().is_some_and(|lease| lease.owed.unnamed_is_unsettled()) {
+                // If it is skipped, the server may have another client's.
+                return Ok(Step::NeedReplies);
+            }
             if let Some(named) = self.statements.get(b"").cloned()
                 && !self.judge_statement(&named.statement)
             {
@@ -215,13 +220,15 @@ impl Relay {
         };
         let Some(named) = self.statements.get(name).cloned() else {
             if name.is_empty() {
+                if lease.owed.may_destroy_unnamed() {
+                    return None;
+                }
                 // Another client may have left one there: this one has none.
                 frontend::close_statement(self.to_server.insert(&mut self.from_client), b"");
                 self.owe(Owed::Evict(0));
                 return Some(Box::default());
             }
-            self.unknown_name = name.into();
-            return Some(UNKNOWN_NAME.into());
+            return Some([UNKNOWN_PREFIX.as_bytes(), name].concat().into());
         };
         let statement = &named.statement;
         let reading = self.how_texts_are_read();
@@ -242,8 +249,11 @@ impl Relay {
             return Some(Box::default());
         }
         // If the batch that prepares it fails before it comes to that, this message is to fail too.
+        let has = self.lease.as_mut()?.has(statement.id());
         if told_by_server {
-            return Some(statement.name().into());
+            // Unless it was closed again to make room.
+            let is_kept = has != Has::No && !self.lease.as_ref()?.owed.evicts(statement.id());
+            return is_kept.then(|| statement.name().into());
         }
         let has = self.lease.as_mut()?.has(statement.id());
         if !matches!(has, Has::Yes(_)) && reading == Reading::Soon {
@@ -356,13 +366,15 @@ impl Relay {
 
     /// Makes room for a statement that is about to be prepared on the server, and its name free.
     fn expect_statement(&mut self, id: u64, stamp: u64) {
-        let is_there = self.lease.as_mut().is_some_and(|lease| lease.has(id) != Has::No);
-        if is_there {
+        let Some(lease) = &mut self.lease else { return };
+        let is_tracked = lease.has(id) != Has::No;
+        if is_tracked || lease.owed.evicts(id) {
             // Whether it is there or not, after a Close it is not.
             let name = Statement::name_of(id);
             frontend::close_statement(self.to_server.insert(&mut self.from_client), name.as_bytes());
             self.owe(Owed::Evict(id));
-        } else {
+        }
+        if !is_tracked {
             self.make_room();
         }
         if let Some(lease) = &mut self.lease {
@@ -370,13 +382,11 @@ impl Relay {
         }
     }
 
-    /// Closes the server's least recently used statement if it has as many as it may have.
+    /// Closes the server's least recently used statements while it has as many as it may have.
     fn make_room(&mut self) {
-        let Some(lease) = &mut self.lease else { return };
-        if lease.prepared.len() < lease.prepared.cap().get() {
-            return;
-        }
-        if let Some((id, _)) = lease.prepared.pop_lru() {
+        while let Some(lease) = self.lease.as_mut().filter(|lease| lease.is_full())
+            && let Some((id, _)) = lease.prepared.pop_lru()
+        {
             let name = Statement::name_of(id);
             frontend::close_statement(self.to_server.insert(&mut self.from_client), name.as_bytes());
             self.owe(Owed::Evict(id));
@@ -392,6 +402,9 @@ impl Relay {
             Some((b'S', name)) if is_describe => {
                 let name: Box<[u8]> = name.into();
                 if name.is_empty() && self.unnamed_here {
+                    if self.lease.as_ref().is_some_and(|lease| lease.owed.unnamed_is_unsettled()) {
+                        return Ok(Step::NeedReplies);
+                    }
                     self.owe(Owed::DescribeStatement);
                     self.pass(header);
                     return Ok(Step::Done);
@@ -417,6 +430,9 @@ impl Relay {
                 }
                 self.unnamed_here &= !name.is_empty();
                 let previous = self.statements.set(&name, None);
+                if let Some(named) = previous.as_ref().filter(|_| !name.is_empty()) {
+                    self.remember_name(named.statement.id(), name.clone());
+                }
                 self.owe(Owed::Kept(Box::new(Naming { name, previous, prepares: None })));
                 self.drop_message(header);
             }

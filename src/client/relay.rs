@@ -23,7 +23,7 @@ use crate::server::ServerError;
 use crate::server::owed::Owed;
 use crate::session::footprint::ResetPlan;
 use crate::session::resets::Resets;
-use crate::session::{Footprint, Named, Reported, Settings, Statements};
+use crate::session::{Footprint, Reported, Settings, Statements};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -132,10 +132,6 @@ pub(super) struct Relay {
     pub(super) footprint: Footprint,
     /// Whether that server has its unnamed statement.
     pub(super) unnamed_here: bool,
-    /// The unnamed statement as it was before a Query in an open batch, which drops it unless it is skipped.
-    pub(super) unnamed_before_query: Option<Named>,
-    /// The client's name in the last message that named a statement it does not have.
-    pub(super) unknown_name: Box<[u8]>,
     /// Names that were taken back because their Parse was never reached, by statement: a later batch may still be told
     /// about them.
     pub(super) undone_names: Vec<(u64, Box<[u8]>)>,

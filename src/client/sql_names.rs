@@ -75,6 +75,12 @@ impl SqlNames {
         self.doubtful || self.asking
     }
 
+    /// Notes that something else comes than the text that the server was prepared for.
+    #[inline]
+    pub(super) fn turn_away(&mut self) {
+        self.upcoming = false;
+    }
+
     /// Notes that the text is sent that the server was prepared for.
     #[inline]
     pub(super) fn sent(&mut self) {
@@ -130,12 +136,12 @@ impl Relay {
     /// Prepares the server for a text that was judged to concern statements of SQL's. `false` while that depends on
     /// replies that have not come yet.
     pub(super) fn meet_names(&mut self, text: &[u8], found: Footprint) -> bool {
-        self.sql_names.upcoming = false;
         if self.shard.with_policy(|policy| policy.reset) == Reset::Never {
             return true;
         }
         let Some(lease) = &self.lease else { return true };
         let (is_failed, unsynced) = (lease.status == TxStatus::Failed, lease.owed.is_unsynced());
+        let may_sync = lease.owed.may_sync();
         let answers_come = lease.owed.boundaries() > 0 && !unsynced;
         let needs = if is_failed && lease.owed.is_empty() { Vec::new() } else { self.needs(text) };
         if !needs.is_empty() {
@@ -143,7 +149,7 @@ impl Relay {
                 return false;
             }
             needs.into_iter().for_each(|(name, need)| self.supply(&name, need));
-            if !unsynced {
+            if may_sync {
                 frontend::sync(self.to_server.insert(&mut self.from_client));
                 self.owe(Owed::OwnSync);
             }
@@ -230,9 +236,9 @@ impl Relay {
             return true;
         }
         let Some(lease) = &self.lease else { return true };
-        if lease.status == TxStatus::Failed && lease.owed.is_empty() {
-            // It answers no question, and whatever is meant fails.
-            return true;
+        if lease.status == TxStatus::Failed {
+            // It answers no question, and whatever is meant fails, unless what is to be answered first ends that.
+            return lease.owed.boundaries() == 0;
         }
         if !self.sql_names.asking {
             self.ask_names();
@@ -242,17 +248,17 @@ impl Relay {
 
     /// Asks the server which statements have names of the client's.
     pub(super) fn ask_names(&mut self) {
-        let unsynced = self.lease.as_ref().is_some_and(|lease| lease.owed.is_unsynced());
+        let may_sync = self.lease.as_ref().is_some_and(|lease| lease.owed.may_sync());
         // What is sent from now on may change what the list will say.
         (self.sql_names.doubtful, self.sql_names.asking) = (false, true);
         self.sql_names.told.clear();
         self.run_once(LIST_NAMES.as_bytes(), Owed::Names);
         let out = self.to_server.insert(&mut self.from_client);
-        if unsynced {
-            out.extend_from_slice(&frontend::FLUSH);
-        } else {
+        if may_sync {
             frontend::sync(out);
             self.owe(Owed::OwnSync);
+        } else {
+            out.extend_from_slice(&frontend::FLUSH);
         }
     }
 

@@ -14,7 +14,7 @@ use crate::server::owed::Owed;
 use crate::session::classify::{begins_transaction, classify};
 use crate::session::resets::Resets;
 use crate::session::sql_prepare::mentions;
-use crate::session::{Footprint, Statement};
+use crate::session::{Footprint, Named, Statement};
 use std::task::Context;
 use std::time::Instant;
 
@@ -23,7 +23,7 @@ const SPILL_LIMIT: usize = LARGE;
 /// Unanswered changes of names that one client may have before no more of its messages are looked at.
 const NAMINGS_LIMIT: usize = 16_384;
 /// Names taken back that are remembered for error messages.
-const UNDONE_NAMES: usize = 64;
+pub(super) const UNDONE_NAMES: usize = 64;
 
 /// How it went with one message.
 pub(super) enum Step {
@@ -206,6 +206,9 @@ impl Relay {
         match header.tag {
             b'd' => {
                 let is_wanted = self.lease.as_ref().is_some_and(|lease| !lease.owed.is_empty());
+                if is_wanted {
+                    self.owe(Owed::CopyData);
+                }
                 self.pass_or_drop(header, is_wanted);
             }
             b'c' | b'f' => {
@@ -250,16 +253,12 @@ impl Relay {
                 }
                 let resets = self.query_resets(header);
                 let unnamed = self.statements.set(b"", None);
-                if self.lease.as_ref().is_some_and(|lease| lease.owed.is_unsynced()) {
-                    // It may yet be skipped.
-                    self.unnamed_before_query = unnamed;
-                }
                 let may_forget = forgets_statements(&self.input()[HEADER..]);
                 if let Some(lease) = self.lease.as_mut().filter(|_| may_forget) {
                     lease.doubt_prepared();
                 }
                 self.sql_names.sent();
-                self.owe(Owed::Query);
+                self.owe(Owed::Query(unnamed.map(Box::new)));
                 if !resets.is_empty() {
                     self.pass(header);
                     self.restore(resets);
@@ -322,29 +321,17 @@ impl Relay {
             Owed::Parse(naming) => {
                 if let Some(id) = naming.prepares {
                     lease.prepared.pop(&id);
-                    if self.undone_names.len() < UNDONE_NAMES {
-                        self.undone_names.push((id, naming.name.clone()));
-                    }
+                    self.remember_name(id, naming.name.clone());
                 }
-                if naming.name.is_empty() {
-                    // A Parse that fails destroys the unnamed statement; one that is skipped does not.
-                    self.unnamed_here = false;
-                    self.statements.set(b"", if failed { None } else { naming.previous });
-                } else {
-                    self.statements.set(&naming.name, naming.previous);
-                }
+                // A Parse that fails destroys the unnamed statement; one that is skipped does not.
+                let destroyed = failed && naming.name.is_empty();
+                self.take_back(&naming.name, if destroyed { None } else { naming.previous });
             }
-            Owed::Kept(naming) => {
-                self.statements.set(&naming.name, naming.previous);
-            }
+            Owed::Kept(naming) => self.take_back(&naming.name, naming.previous),
+            Owed::Query(unnamed) => self.take_back(b"", unnamed.map(|unnamed| *unnamed)),
             // It was prepared, but its columns are not known.
-            Owed::Shape(of) => lease.doubt(of.id),
+            Owed::Shape(of) if lease.prepared.contains(&of.id) => lease.doubt(of.id),
             Owed::Own(_) | Owed::Names => self.sql_names.fail(),
-            Owed::Query => {
-                if let Some(unnamed) = self.unnamed_before_query.take() {
-                    self.statements.set(b"", Some(unnamed));
-                }
-            }
             Owed::Prepare(0) => self.unnamed_here = false,
             Owed::Prepare(id) => {
                 lease.prepared.pop(&id);
@@ -357,9 +344,30 @@ impl Relay {
         }
     }
 
+    /// Remembers a name that is taken back or closed while the server may still say something about its statement.
+    pub(super) fn remember_name(&mut self, id: u64, name: Box<[u8]>) {
+        if self.lease.as_ref().is_none_or(|lease| lease.owed.is_empty()) {
+            return;
+        }
+        if self.undone_names.len() >= UNDONE_NAMES {
+            self.undone_names.remove(0);
+        }
+        self.undone_names.push((id, name));
+    }
+
+    /// Makes `name` stand for what it stood for before a change that did not happen; a later change has that before it now.
+    fn take_back(&mut self, name: &[u8], previous: Option<Named>) {
+        self.unnamed_here &= !name.is_empty();
+        let Some(lease) = &mut self.lease else { return };
+        if let Some(previous) = lease.owed.hand_on(name, previous) {
+            self.statements.set(name, previous);
+        }
+    }
+
     /// Notes what a Query can leave behind. `false` while what it means depends on replies that have not come yet.
     #[inline]
     fn judge_query(&mut self, header: Header) -> bool {
+        self.sql_names.turn_away();
         let input = self.input();
         let found = if input.len() < header.total() {
             // Too long to be read whole.
@@ -405,6 +413,7 @@ impl Relay {
     /// Notes what executing a statement can leave behind. `false` while what it means depends on replies that have not
     /// come yet.
     pub(super) fn judge_statement(&mut self, statement: &Statement) -> bool {
+        self.sql_names.turn_away();
         let found = self.shard.with_facts(|generation, facts| match self.unsafe_encoding {
             true => classify(statement.text(), facts, true),
             false => statement.footprint(generation, |sql| classify(sql, facts, false)),

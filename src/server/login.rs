@@ -9,7 +9,7 @@ use crate::net::Stream;
 use crate::net::connect::connect;
 use crate::net::stream::Address;
 use crate::protocol::{TxStatus, frontend};
-use crate::server::{BackendKey, Reader, Server, ServerError, ready_status};
+use crate::server::{BackendKey, Prepared, Reader, Server, ServerError, ready_status};
 use crate::session::{Reported, Settings};
 use bytes::{Buf, BytesMut};
 use std::sync::Arc;
@@ -68,7 +68,8 @@ async fn attempt(target: &Target, keys: &Arc<KeyCache>) -> Result<Server, Server
         stream,
         owed: Default::default(),
         status: TxStatus::Idle,
-        prepared: Server::new_prepared(target.max_prepared),
+        prepared: Prepared::unbounded(),
+        max_prepared: target.max_prepared as usize,
         in_force: Arc::new(Settings::default()),
         reported: Arc::new(Reported::default()),
         key: BackendKey::default(),

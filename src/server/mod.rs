@@ -22,7 +22,6 @@ use crate::session::{Reported, ResultShape, Settings};
 use bytes::{Buf, BytesMut};
 use lru::LruCache;
 use std::io;
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -49,6 +48,8 @@ pub struct Server {
     pub status: TxStatus,
     /// Statements prepared on it, by last use.
     pub prepared: Prepared,
+    /// How many they may be.
+    pub max_prepared: usize,
     /// The settings in force on top of its pool's.
     pub in_force: Arc<Settings>,
     /// What it has reported of itself.
@@ -102,10 +103,10 @@ pub struct Reply {
 }
 
 impl Server {
-    /// A fresh LRU of prepared statements.
+    /// Whether it has as many statements as it may have. It has more when evictions were undone by an error.
     #[must_use]
-    pub fn new_prepared(limit: u32) -> Prepared {
-        LruCache::new(NonZeroUsize::new(limit as usize).unwrap_or(NonZeroUsize::MIN))
+    pub fn is_full(&self) -> bool {
+        self.prepared.len() >= self.max_prepared.max(1)
     }
 
     /// Whether it has the statement of this id; that counts as a use.
@@ -154,7 +155,9 @@ impl Server {
     /// Notes that a ParseComplete has come.
     #[inline]
     pub fn confirm_prepared(&mut self) {
-        if let Some(known) = self.owed.confirming().and_then(|id| self.prepared.peek_mut(&id)) {
+        // One that is closed again behind it is not known to be there.
+        let confirmed = self.owed.confirming().filter(|id| !self.owed.evicts(*id));
+        if let Some(known) = confirmed.and_then(|id| self.prepared.peek_mut(&id)) {
             known.batch = None;
         }
     }

@@ -7,13 +7,14 @@
 
 use crate::session::Named;
 use crate::session::statements::key;
-use std::collections::VecDeque;
+use foldhash::fast::RandomState;
+use std::collections::{HashMap, VecDeque};
 
 /// What one message sent to the server, or kept from it, will be answered with.
 #[derive(Debug)]
 pub enum Owed {
-    /// A client's Query: replies up to ReadyForQuery.
-    Query,
+    /// A client's Query: replies up to ReadyForQuery. With the unnamed statement that it destroys, unless it is skipped.
+    Query(Option<Box<Named>>),
     /// A Query of pgvalet's own that brings the client's settings into force.
     Settings,
     /// A Query of pgvalet's own that puts the client's defaults in force behind a RESET, if that was done.
@@ -53,6 +54,8 @@ pub enum Owed {
     Evict(u64),
     /// A Close of a client's name, which the server never sees: pgvalet gives its CloseComplete.
     Kept(Box<Naming>),
+    /// CopyData, any number in a row: no answer of its own, but if the COPY fails it matters on which side of it a Sync is.
+    CopyData,
     /// CopyDone or CopyFail: no answer of their own, but they end the stretch in which Sync earns none.
     CopyEnd,
 }
@@ -125,12 +128,17 @@ pub struct OwedQueue {
     namings: usize,
     /// How many of them, the last ones, belong to the batch that is being sent.
     open_namings: usize,
+    /// The statements that entries in the queue close, with how many do.
+    evicted: HashMap<u64, usize, RandomState>,
     /// Counts the batches that a Sync has ended.
     batch: u32,
     /// The error of what pgvalet sent in front of the client's next request was given to the client in answer to it: of
     /// its own answer only ReadyForQuery is passed on.
     answered: bool,
 }
+
+/// Entries for which the queue keeps its memory.
+const USUAL: usize = 256;
 
 /// Where a COPY FROM STDIN stands.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -151,6 +159,10 @@ impl OwedQueue {
         match owed {
             Owed::Sync => {
                 if self.copy == CopyIn::Open {
+                    // Ignored, unless the data before it makes the COPY fail.
+                    if self.copy_data_sent() {
+                        self.queue.push_back(owed);
+                    }
                     return None;
                 }
                 self.unsynced = false;
@@ -159,9 +171,14 @@ impl OwedQueue {
                 self.batch = self.batch.wrapping_add(1) & (u32::MAX >> 1);
             }
             _ if self.skipping => return Some(owed),
-            Owed::Query | Owed::FunctionCall => self.unsynced = false,
+            Owed::Query(_) | Owed::FunctionCall => self.unsynced = false,
             Owed::Settings | Owed::Failing | Owed::Restore => {}
             Owed::OwnSync => self.unsynced = false,
+            Owed::CopyData => {
+                if matches!(self.queue.back(), None | Some(Owed::CopyData)) {
+                    return None;
+                }
+            }
             Owed::CopyEnd => {
                 if self.copy == CopyIn::Open {
                     self.copy = CopyIn::Closing;
@@ -170,6 +187,9 @@ impl OwedQueue {
                 }
             }
             _ => self.unsynced = true,
+        }
+        if let Owed::Evict(id) = owed {
+            *self.evicted.entry(id).or_default() += 1;
         }
         let names = usize::from(owed.naming().is_some());
         self.namings += names;
@@ -192,12 +212,18 @@ impl OwedQueue {
             // Nothing to be found, however long the queue is.
             return None;
         }
-        let mut ended = false;
-        self.queue.iter().rev().find_map(|owed| {
-            ended |= matches!(owed, Owed::Sync);
-            let naming = owed.naming().filter(|naming| ended && key(&naming.name) == key(name))?;
-            Some((naming, matches!(owed, Owed::Parse(_)) && naming.prepares.is_some()))
-        })
+        let is_change = |owed: &&Owed| owed.naming().is_some_and(|naming| key(&naming.name) == key(name));
+        let at = self.queue.iter().rposition(|owed| is_change(&owed))?;
+        if !self.queue.range(at..).any(|owed| matches!(owed, Owed::Sync)) {
+            // If it is skipped, so is what comes now.
+            return None;
+        }
+        let last = &self.queue[at];
+        let naming = last.naming()?;
+        let mut earlier = self.queue.range(..at).filter(is_change);
+        // Only if it is the first that the name stands for: else the name falls back to what it stood for before.
+        let told = matches!(last, Owed::Parse(_)) && naming.prepares.is_some() && naming.previous.is_none();
+        Some((naming, told && earlier.next().is_none()))
     }
 
     /// The statement that a ParseComplete now confirms to be on the server.
@@ -235,6 +261,25 @@ impl OwedQueue {
         self.unsynced
     }
 
+    /// Whether a Sync of pgvalet's own would end nothing of the client's: no batch is open, and no message is unanswered
+    /// whose error would have the server skip what follows, up to that Sync.
+    #[must_use]
+    pub fn may_sync(&self) -> bool {
+        let since_sync = self.queue.iter().rev().take_while(|owed| !matches!(owed, Owed::Sync));
+        let can_skip = |owed: &Owed| {
+            !matches!(
+                owed,
+                Owed::Query(_)
+                    | Owed::FunctionCall
+                    | Owed::Settings
+                    | Owed::Restore
+                    | Owed::Failing
+                    | Owed::OwnSync
+            )
+        };
+        !self.unsynced && !since_sync.into_iter().any(can_skip)
+    }
+
     /// Whether everything sent has been answered and no batch is open: with status `I`, the server is free.
     #[inline]
     #[must_use]
@@ -264,7 +309,10 @@ impl OwedQueue {
     /// How many Query, Sync and FunctionCall of the client's are unanswered.
     #[must_use]
     pub fn boundaries(&self) -> usize {
-        self.queue.iter().filter(|owed| matches!(owed, Owed::Query | Owed::Sync | Owed::FunctionCall)).count()
+        self.queue
+            .iter()
+            .filter(|owed| matches!(owed, Owed::Query(_) | Owed::Sync | Owed::FunctionCall))
+            .count()
     }
 
     /// Whether what comes next answers pgvalet itself.
@@ -284,7 +332,7 @@ impl OwedQueue {
                     | Owed::Names
                     | Owed::OwnSync
             )
-        ) || self.answered && matches!(self.queue.front(), Some(Owed::Query))
+        ) || self.answered && matches!(self.queue.front(), Some(Owed::Query(_)))
     }
 
     /// Every named statement that was there before is gone. Gives the names and ids of those that messages which are
@@ -313,6 +361,7 @@ impl OwedQueue {
         let due = self.namings > 0 && matches!(self.queue.front(), Some(Owed::Kept(_)));
         if due {
             self.pop();
+            self.drop_stale_copy();
         }
         due
     }
@@ -339,22 +388,30 @@ impl OwedQueue {
         matches!(self.queue.front(), Some(Owed::Restore))
     }
 
+    /// Whether a Close of pgvalet's own for the statement of this id was sent: it is not known yet whether it takes effect.
+    #[must_use]
+    pub fn evicts(&self, id: u64) -> bool {
+        !self.evicted.is_empty() && self.evicted.contains_key(&id)
+    }
+
     /// Whose columns have just been told.
     pub fn take_shape(&mut self) -> Option<Box<ShapeOf>> {
         if !matches!(self.queue.front(), Some(Owed::Shape(_))) {
             return None;
         }
-        match self.queue.pop_front() {
+        let shape = match self.queue.pop_front() {
             Some(Owed::Shape(of)) => Some(of),
             _ => None,
-        }
+        };
+        self.drop_stale_copy();
+        shape
     }
 
     /// Judges a reply other than ErrorResponse and ReadyForQuery, by its tag.
     #[inline(always)]
     pub fn reply(&mut self, tag: u8) -> Verdict {
         let is_result = match self.queue.front() {
-            Some(Owed::Query) => matches!(tag, b'T' | b'D' | b'C') && !self.answered,
+            Some(Owed::Query(_)) => matches!(tag, b'T' | b'D' | b'C') && !self.answered,
             Some(Owed::Execute) => tag == b'D',
             _ => false,
         };
@@ -366,7 +423,7 @@ impl OwedQueue {
         let Some(head) = self.queue.front() else { return Verdict::Violation };
         let (fits, ends) = match (head, tag) {
             (
-                Owed::Query | Owed::Settings | Owed::Failing | Owed::Restore,
+                Owed::Query(_) | Owed::Settings | Owed::Failing | Owed::Restore,
                 b'T' | b'D' | b'I' | b'H' | b'd' | b'c' | b'G' | b'W' | b'C',
             ) => (true, false),
             (Owed::Execute, b'D' | b'H' | b'd' | b'c' | b'G' | b'W') => (true, false),
@@ -390,12 +447,12 @@ impl OwedQueue {
         let verdict = if is_ours { Verdict::Swallow } else { Verdict::Forward };
         match tag {
             b'G' => self.copy_in_begins(),
-            b'C' if self.copy != CopyIn::None => self.copy_in_ends(),
+            b'C' if self.copy != CopyIn::None => self.copy_in_ends(false),
             _ => {}
         }
         if ends {
             self.pop();
-            self.drop_stale_copy_end();
+            self.drop_stale_copy();
         }
         verdict
     }
@@ -405,7 +462,7 @@ impl OwedQueue {
     pub fn ready(&mut self) -> Verdict {
         self.copy = CopyIn::None;
         let verdict = match self.queue.front() {
-            Some(Owed::Query | Owed::Sync | Owed::FunctionCall) => {
+            Some(Owed::Query(_) | Owed::Sync | Owed::FunctionCall) => {
                 self.answered = false;
                 Verdict::Forward
             }
@@ -413,19 +470,24 @@ impl OwedQueue {
             _ => return Verdict::Violation,
         };
         self.queue.pop_front();
-        self.drop_stale_copy_end();
+        self.drop_stale_copy();
+        if self.queue.is_empty() && self.queue.capacity() > USUAL {
+            // A pipeline was long: the memory goes back.
+            self.queue = VecDeque::new();
+            self.evicted = HashMap::default();
+        }
         verdict
     }
 
     /// Judges an ErrorResponse. What the server now skips is given to `skipped`, the latest first; the first argument
     /// is true for the message that failed itself.
     pub fn error(&mut self, mut skipped: impl FnMut(bool, Owed)) -> Verdict {
-        self.copy_in_ends();
+        self.copy_in_ends(true);
         let verdict = match self.queue.front() {
             None => return Verdict::Violation,
             // The error of a statement that pgvalet prepared for a Bind is the Bind's.
-            Some(Owed::Query) if self.answered => return Verdict::Swallow,
-            Some(Owed::Query | Owed::Sync | Owed::FunctionCall) => return Verdict::Forward,
+            Some(Owed::Query(_)) if self.answered => return Verdict::Swallow,
+            Some(Owed::Query(_) | Owed::Sync | Owed::FunctionCall) => return Verdict::Forward,
             Some(Owed::Failing | Owed::Restore) => return Verdict::Swallow,
             // What is there under the client's names is not known then.
             Some(Owed::Names | Owed::OwnSync) => return Verdict::Violation,
@@ -442,6 +504,11 @@ impl OwedQueue {
         }
         let mut gone: Vec<Owed> = self.queue.drain(..end).collect();
         self.namings -= gone.iter().filter(|owed| owed.naming().is_some()).count();
+        for owed in &gone {
+            if let Owed::Evict(id) = owed {
+                self.evicted_once(*id);
+            }
+        }
         self.open_namings = self.open_namings.min(self.namings);
         while let Some(owed) = gone.pop() {
             skipped(gone.is_empty(), owed);
@@ -451,41 +518,146 @@ impl OwedQueue {
 
     #[inline]
     fn pop(&mut self) {
-        if self.queue.pop_front().is_some_and(|owed| owed.naming().is_some()) {
-            self.namings -= 1;
-            self.open_namings = self.open_namings.min(self.namings);
+        match self.queue.pop_front() {
+            Some(Owed::Parse(_) | Owed::Kept(_)) => {
+                self.namings -= 1;
+                self.open_namings = self.open_namings.min(self.namings);
+            }
+            Some(Owed::Evict(id)) => self.evicted_once(id),
+            _ => {}
+        }
+    }
+
+    fn evicted_once(&mut self, id: u64) {
+        if let Some(count) = self.evicted.get_mut(&id) {
+            *count -= 1;
+            if *count == 0 {
+                self.evicted.remove(&id);
+            }
         }
     }
 
     fn copy_in_begins(&mut self) {
-        // The server reads what follows as data: it ignores a Sync up to the end of the data.
-        let end = self.queue.iter().position(|owed| matches!(owed, Owed::CopyEnd));
-        let until = end.unwrap_or(self.queue.len());
+        // The server reads what follows as data: it ignores a Sync in front of the first of it.
+        let before = self.queue.len();
+        while let Some(Owed::Sync) = self.queue.get(1) {
+            self.queue.remove(1);
+        }
+        self.copy = match self.queue.get(self.copy_stretch()) {
+            Some(Owed::CopyEnd) => CopyIn::Closing,
+            _ => CopyIn::Open,
+        };
+        if self.queue.len() < before || self.copy == CopyIn::Open {
+            self.judge_batch();
+        }
+    }
+
+    /// Where in the queue what was sent into the COPY ends.
+    fn copy_stretch(&self) -> usize {
+        let is_inside = |owed: &&Owed| matches!(owed, Owed::Sync | Owed::CopyData);
+        1 + self.queue.iter().skip(1).take_while(is_inside).count()
+    }
+
+    fn copy_data_sent(&self) -> bool {
+        matches!(self.queue.get(1), Some(Owed::CopyData))
+    }
+
+    /// Whether an error in COPY FROM leaves open how many Syncs the server will answer: one was sent between the data, and
+    /// nobody can tell whether the server came to it before the error or after it.
+    #[must_use]
+    pub fn is_doubtful_copy(&self) -> bool {
+        if self.copy == CopyIn::None {
+            return false;
+        }
+        let end = self.copy_stretch();
+        let first = self.queue.iter().take(end).position(|owed| matches!(owed, Owed::Sync));
+        let last_data = self.queue.iter().take(end).rposition(|owed| matches!(owed, Owed::CopyData));
+        first.is_some_and(|first| self.copy == CopyIn::Closing || last_data > Some(first))
+    }
+
+    fn copy_in_ends(&mut self, failed: bool) {
+        if self.copy == CopyIn::None {
+            return;
+        }
+        let end = self.copy_stretch();
         let mut at = 0;
+        let closing = self.copy == CopyIn::Closing;
+        // A Sync behind data that has made the COPY fail is one like any other.
+        let syncs_count = failed && !closing;
+        let mut had_syncs = false;
         self.queue.retain(|owed| {
             at += 1;
-            at > until || !matches!(owed, Owed::Sync)
+            match owed {
+                Owed::Sync if at <= end => {
+                    had_syncs = true;
+                    syncs_count
+                }
+                Owed::CopyData => at > end,
+                Owed::CopyEnd if closing => at != end + 1,
+                _ => true,
+            }
         });
-        self.copy = if end.is_some() { CopyIn::Closing } else { CopyIn::Open };
-        if end.is_none() {
-            self.unsynced |= !matches!(self.queue.front(), Some(Owed::Query));
-        }
-    }
-
-    fn copy_in_ends(&mut self) {
-        if self.copy == CopyIn::Closing
-            && let Some(at) = self.queue.iter().position(|owed| matches!(owed, Owed::CopyEnd))
-        {
-            self.queue.remove(at);
-        }
         self.copy = CopyIn::None;
+        if had_syncs {
+            self.judge_batch();
+        }
     }
 
-    /// An end of COPY data that no COPY waited for: the server ignores it.
-    fn drop_stale_copy_end(&mut self) {
-        while let Some(Owed::CopyEnd) = self.queue.front() {
+    /// Finds out whether a batch is open after the queue has lost a Sync.
+    fn judge_batch(&mut self) {
+        let last =
+            self.queue.iter().rev().find(|owed| {
+                !matches!(owed, Owed::CopyData | Owed::CopyEnd | Owed::Settings | Owed::Failing)
+            });
+        self.unsynced = !matches!(last, None | Some(Owed::Query(_) | Owed::Sync | Owed::FunctionCall));
+    }
+
+    /// What was sent into a COPY that the server does not know of, or does not any more: it ignores that.
+    fn drop_stale_copy(&mut self) {
+        while let Some(Owed::CopyEnd | Owed::CopyData) = self.queue.front() {
             self.queue.pop_front();
         }
+    }
+
+    /// Tells the first change still to come of what the client calls `name` what it stands for before that. Gives it back
+    /// if there is none.
+    pub fn hand_on(&mut self, name: &[u8], previous: Option<Named>) -> Option<Option<Named>> {
+        for owed in &mut self.queue {
+            match owed {
+                Owed::Parse(naming) | Owed::Kept(naming) if key(&naming.name) == key(name) => {
+                    naming.previous = previous;
+                    return None;
+                }
+                Owed::Query(unnamed) if name.is_empty() => {
+                    *unnamed = previous.map(Box::new);
+                    return None;
+                }
+                _ => {}
+            }
+        }
+        Some(previous)
+    }
+
+    /// Whether a Query that is not answered yet destroys the client's unnamed statement, unless it is skipped.
+    #[must_use]
+    pub fn may_destroy_unnamed(&self) -> bool {
+        self.queue.iter().any(|owed| matches!(owed, Owed::Query(Some(_))))
+    }
+
+    /// Whether a batch that has ended, and is not answered yet, may or may not put the client's unnamed statement on the
+    /// server, and nothing in the batch being sent does.
+    #[must_use]
+    pub fn unnamed_is_unsettled(&self) -> bool {
+        let mut ended = false;
+        for owed in self.queue.iter().rev() {
+            match owed {
+                Owed::Sync => ended = true,
+                Owed::Prepare(0) => return ended,
+                Owed::Parse(naming) if naming.name.is_empty() => return ended,
+                _ => {}
+            }
+        }
+        false
     }
 }
 
@@ -507,7 +679,7 @@ mod tests {
 
     #[test]
     fn a_simple_query_is_owed_until_ready_for_query() {
-        let mut owed = queue([Owed::Query]);
+        let mut owed = queue([Owed::Query(None)]);
         for tag in *b"TDDC" {
             assert_eq!(owed.reply(tag), Verdict::Forward);
             assert!(!owed.at_rest());
@@ -549,8 +721,13 @@ mod tests {
 
     #[test]
     fn an_error_skips_to_sync_and_tells_what_was_skipped_latest_first() {
-        let mut owed =
-            queue([Owed::Parse(naming("a")), Owed::Bind, Owed::Kept(naming("b")), Owed::Sync, Owed::Query]);
+        let mut owed = queue([
+            Owed::Parse(naming("a")),
+            Owed::Bind,
+            Owed::Kept(naming("b")),
+            Owed::Sync,
+            Owed::Query(None),
+        ]);
         let mut skipped = Vec::new();
         assert_eq!(owed.error(|failed, owed| skipped.push((failed, owed))), Verdict::Forward);
         assert!(matches!(skipped[..], [(false, Owed::Kept(_)), (false, Owed::Bind), (true, Owed::Parse(_))]));
@@ -560,10 +737,10 @@ mod tests {
 
     #[test]
     fn after_an_error_a_query_before_sync_earns_nothing() {
-        let mut owed = queue([Owed::Bind, Owed::Query]);
+        let mut owed = queue([Owed::Bind, Owed::Query(None)]);
         assert_eq!(owed.error(|_, _| {}), Verdict::Forward);
         assert!(owed.is_empty() && !owed.at_rest());
-        assert!(owed.push(Owed::Query).is_some());
+        assert!(owed.push(Owed::Query(None)).is_some());
         assert!(owed.push(Owed::Execute).is_some());
         assert!(!owed.at_rest());
         assert!(owed.push(Owed::Sync).is_none());
@@ -573,7 +750,7 @@ mod tests {
 
     #[test]
     fn an_error_in_a_simple_query_skips_nothing() {
-        let mut owed = queue([Owed::Query, Owed::Query]);
+        let mut owed = queue([Owed::Query(None), Owed::Query(None)]);
         assert_eq!(owed.error(|_, _| panic!("nothing is skipped")), Verdict::Forward);
         assert_eq!(owed.ready(), Verdict::Forward);
         assert_eq!(owed.reply(b'C'), Verdict::Forward);
@@ -598,7 +775,7 @@ mod tests {
 
     #[test]
     fn two_copies_in_one_query_each_have_their_end() {
-        let mut owed = queue([Owed::Query, Owed::CopyEnd, Owed::CopyEnd]);
+        let mut owed = queue([Owed::Query(None), Owed::CopyEnd, Owed::CopyEnd]);
         for tag in *b"GCGC" {
             assert_eq!(owed.reply(tag), Verdict::Forward);
         }
@@ -608,7 +785,7 @@ mod tests {
 
     #[test]
     fn the_end_of_copy_data_after_an_error_is_nobodys() {
-        let mut owed = queue([Owed::Query]);
+        let mut owed = queue([Owed::Query(None)]);
         assert_eq!(owed.reply(b'G'), Verdict::Forward);
         assert_eq!(owed.error(|_, _| {}), Verdict::Forward);
         owed.push(Owed::CopyEnd);

@@ -17,8 +17,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Prefix of the names of statements on servers.
 pub const SERVER_PREFIX: &str = "pgvalet_";
 
-/// A name that no server ever has a statement for; takes the place of a client's unknown name.
-pub const UNKNOWN_NAME: &[u8] = b"pgvalet_unknown";
+/// In front of a name that the client has no statement for: no server ever has one for the two together, and what the
+/// server says of it is told to the client without this.
+pub const UNKNOWN_PREFIX: &str = "pgvalet_unknown_";
 
 /// Another such name; takes the place of a statement whose columns are not those that the client knows any more.
 pub const CHANGED_NAME: &[u8] = b"pgvalet_changed";

@@ -32,7 +32,7 @@ pub fn script(seed: u64) -> Script {
         pool_size: *random.pick(&[1, 2, 2, 2, 3]),
         workers: *random.pick(&[1, 1, 2]),
         max_prepared_statements: *random.pick(&[200, 200, 1, 2, 4]),
-        reset: *random.pick::<&str>(&["auto", "auto", "always"]),
+        reset: random.pick::<&str>(&["auto", "auto", "always"]),
     };
     let clients = 2 + random.below(MOST_CLIENTS - 1);
     let mut speakers: Vec<Speaker> = (0..clients).map(Speaker::new).collect();

@@ -125,7 +125,7 @@ pub enum Cuts {
 }
 
 impl Cuts {
-    pub fn cut<'a>(self, mut bytes: &'a [u8]) -> Vec<&'a [u8]> {
+    pub fn cut(self, mut bytes: &[u8]) -> Vec<&[u8]> {
         // Very many tiny writes only take time.
         let least = bytes.len() / 2000 + 1;
         match self {

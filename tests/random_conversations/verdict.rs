@@ -70,7 +70,7 @@ fn side_by_side(left: &[Entry], right: &[Entry]) -> String {
     let to = (first + 6).min(left.len().max(right.len()));
     let mut shown = String::new();
     for at in from..to {
-        let show = |side: &[Entry]| side.get(at).map_or_else(String::new, |entry| words(entry));
+        let show = |side: &[Entry]| side.get(at).map_or_else(String::new, words);
         let (one, other) = (show(left), show(right));
         if one == other {
             let _ = writeln!(shown, "   {}", clip(&one, 2 * WIDTH));
@@ -193,7 +193,7 @@ fn simpler(script: &Script, number: usize) -> Option<Script> {
                 return None;
             }
             let which = &mut plain.steps[step / 2];
-            if step % 2 == 0 { which.cuts = Cuts::Whole } else { which.eager = false }
+            if step.is_multiple_of(2) { which.cuts = Cuts::Whole } else { which.eager = false }
         }
     }
     Some(plain)

@@ -478,3 +478,64 @@ fn malformed_messages_are_answered_as_postgresql_does() {
     });
     faithful(&script);
 }
+
+/// Case 23: what stands behind an error is skipped up to the client's own Sync, whatever pgvalet has to ask meanwhile.
+#[test]
+fn nothing_of_pgvalets_own_ends_the_skipping() {
+    faithful(
+        &Script::new("skipped INSERT")
+            .setup("CREATE TABLE skipped (id int)")
+            .before_each("TRUNCATE skipped; GRANT ALL ON skipped TO PUBLIC")
+            .teardown("DROP TABLE skipped")
+            .errors(&["34000"])
+            .pipeline(&[
+                execute("", 0),
+                query("SELECT 'unfinished"),
+                close_statement("a"),
+                parse("", "INSERT INTO skipped VALUES (1)"),
+                bind("", "", &[]),
+                execute("", 0),
+                sync(),
+            ])
+            .ready()
+            .query("SELECT count(*) FROM skipped"),
+    );
+}
+
+/// Case 32: nothing is asked in a transaction that has failed.
+#[test]
+fn a_prepared_commit_ends_a_failed_transaction_that_has_run_code() {
+    let code = "DO $$ BEGIN PERFORM set_config('DateStyle', 'ISO, MDY', false); END $$";
+    faithful(
+        &Script::new("COMMIT after DO")
+            .errors(&["08P01"])
+            .query("BEGIN")
+            .pipeline(&[parse("s1", code), bind("", "s1", &[Some("4")]), sync()])
+            .ready()
+            .pipeline(&[parse("s2", "COMMIT"), bind("p2", "s2", &[]), execute("p2", 3), sync()])
+            .ready(),
+    );
+}
+
+/// Case 26: the unnamed statement of a skipped Parse is nobody else's.
+#[test]
+fn a_skipped_parse_does_not_lead_to_another_clients_statement() {
+    faithful(
+        &Script::new("unnamed statements of two")
+            .errors(&["34000", "26000"])
+            .client("one")
+            .pipeline(&[parse("", "SELECT 42 AS secret"), sync()])
+            .ready()
+            .client("other")
+            .pipeline(&[
+                execute("nope", 0),
+                parse("", "SELECT 1"),
+                sync(),
+                bind("", "", &[]),
+                execute("", 0),
+                sync(),
+            ])
+            .ready()
+            .ready(),
+    );
+}

@@ -64,6 +64,11 @@ impl Relay {
             true => Statement::unshared(rest, scope),
             false => self.shard.interner.borrow_mut().intern(rest, &scope),
         };
+        // One name for each statement, so that errors about it can tell which.
+        let statement = match !name.is_empty() && self.statements.has_id(statement.id()) {
+            true => Statement::unshared(statement.rest(), statement.scope().clone()),
+            false => statement,
+        };
         if !self.judge_statement(&statement) || !name.is_empty() && !self.names_are_certain() {
             return Ok(Step::NeedReplies);
         }
@@ -346,6 +351,10 @@ impl Relay {
     /// Has the server read a statement as it was read when its client prepared it, whatever the client has set since.
     fn read_as(&mut self, statement: &Statement, prepare: impl FnOnce(&mut Relay, &Statement)) {
         let current = self.reading();
+        // In a failed transaction nothing can be set, and only what ends it can be prepared.
+        if self.lease.as_ref().is_some_and(|lease| lease.status == TxStatus::Failed) {
+            return prepare(self, statement);
+        }
         if Arc::ptr_eq(&current, statement.scope()) {
             return prepare(self, statement);
         }

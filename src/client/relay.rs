@@ -467,7 +467,9 @@ impl Relay {
             };
         }
         self.forget_facts_after_ddl();
-        if self.sql_names.is_doubtful() && self.shard.with_policy(|policy| policy.mode) != PoolMode::Session {
+        if self.sql_names.is_to_be_asked()
+            && self.shard.with_policy(|policy| policy.mode) != PoolMode::Session
+        {
             // What the client has prepared by SQL is asked of the server before it goes to others.
             self.ask_names();
             return Ok(());

@@ -41,6 +41,8 @@ pub(super) struct SqlNames {
     upcoming: bool,
     /// The server has been asked and has not answered.
     asking: bool,
+    /// The server did not answer when it was asked.
+    unanswered: bool,
     /// Something that pgvalet sent failed: that a name is not there says nothing.
     failed: bool,
     told: Vec<Told>,
@@ -85,6 +87,17 @@ impl SqlNames {
     #[inline]
     pub(super) fn sent(&mut self) {
         self.doubtful |= std::mem::take(&mut self.upcoming);
+    }
+
+    /// Notes that the server was asked in vain.
+    pub(super) fn ask_failed(&mut self) {
+        (self.doubtful, self.unanswered, self.asking) = (true, true, false);
+    }
+
+    /// Whether the server is to be asked before it goes to others.
+    #[inline]
+    pub(super) fn is_to_be_asked(&self) -> bool {
+        self.doubtful && !self.unanswered
     }
 
     /// Notes that something of pgvalet's own failed or was skipped.
@@ -135,13 +148,14 @@ enum Need {
 impl Relay {
     /// Prepares the server for a text that was judged to concern statements of SQL's. `false` while that depends on
     /// replies that have not come yet.
-    pub(super) fn meet_names(&mut self, text: &[u8], found: Footprint) -> bool {
+    pub(super) fn meet_names(&mut self, text: &[u8], found: Footprint, in_query: bool) -> bool {
         if self.shard.with_policy(|policy| policy.reset) == Reset::Never {
             return true;
         }
         let Some(lease) = &self.lease else { return true };
         let (is_failed, unsynced) = (lease.status == TxStatus::Failed, lease.owed.is_unsynced());
-        let may_sync = lease.owed.may_sync();
+        // A batch is to fail as a whole.
+        let may_sync = in_query && lease.owed.may_sync();
         let answers_come = lease.owed.boundaries() > 0 && !unsynced;
         let needs = if is_failed && lease.owed.is_empty() { Vec::new() } else { self.needs(text) };
         if !needs.is_empty() {
@@ -251,6 +265,7 @@ impl Relay {
         let may_sync = self.lease.as_ref().is_some_and(|lease| lease.owed.may_sync());
         // What is sent from now on may change what the list will say.
         (self.sql_names.doubtful, self.sql_names.asking) = (false, true);
+        self.sql_names.unanswered = false;
         self.sql_names.told.clear();
         self.run_once(LIST_NAMES.as_bytes(), Owed::Names);
         let out = self.to_server.insert(&mut self.from_client);

@@ -331,7 +331,8 @@ impl Relay {
             Owed::Query(unnamed) => self.take_back(b"", unnamed.map(|unnamed| *unnamed)),
             // It was prepared, but its columns are not known.
             Owed::Shape(of) if lease.prepared.contains(&of.id) => lease.doubt(of.id),
-            Owed::Own(_) | Owed::Names => self.sql_names.fail(),
+            Owed::Own(_) => self.sql_names.fail(),
+            Owed::Names => self.sql_names.ask_failed(),
             Owed::Prepare(0) => self.unnamed_here = false,
             Owed::Prepare(id) => {
                 lease.prepared.pop(&id);
@@ -384,7 +385,7 @@ impl Relay {
         };
         if found.contains(Footprint::STATEMENTS) {
             let sql = frontend::read_query(&self.input()[..header.total()]).to_vec();
-            return self.judge_names(&sql, found);
+            return self.judge_names(&sql, found, true);
         }
         self.note_footprint(found);
         true
@@ -401,8 +402,8 @@ impl Relay {
     }
 
     /// The rest of the judgement of a text that concerns statements of SQL's.
-    fn judge_names(&mut self, sql: &[u8], found: Footprint) -> bool {
-        let met = self.meet_names(sql, found);
+    fn judge_names(&mut self, sql: &[u8], found: Footprint, in_query: bool) -> bool {
+        let met = self.meet_names(sql, found, in_query);
         if met {
             let resolved = self.resolve_executed(sql, found);
             self.note_footprint(resolved);
@@ -419,7 +420,7 @@ impl Relay {
             false => statement.footprint(generation, |sql| classify(sql, facts, false)),
         });
         if found.contains(Footprint::STATEMENTS) {
-            return self.judge_names(statement.text(), found);
+            return self.judge_names(statement.text(), found, false);
         }
         let resets = self.resets_of(statement.text(), found);
         self.bound_resets = (!resets.is_empty()).then(|| Box::new(resets));

@@ -497,7 +497,12 @@ impl OwedQueue {
         };
         let ends = |owed: &Owed| matches!(owed, Owed::Sync | Owed::OwnSync);
         let end = self.queue.iter().position(ends).unwrap_or(self.queue.len());
-        self.answered = matches!(self.queue.get(end), Some(Owed::OwnSync));
+        let mut is_ours = false;
+        if let Some(Owed::OwnSync) = self.queue.get(end) {
+            // A question in between concerns nobody but pgvalet; else it is the client's next Query that has failed.
+            is_ours = self.queue.range(..end).any(|owed| matches!(owed, Owed::Names));
+            self.answered = !is_ours;
+        }
         if end == self.queue.len() {
             self.skipping = true;
             self.unsynced = true;
@@ -513,7 +518,7 @@ impl OwedQueue {
         while let Some(owed) = gone.pop() {
             skipped(gone.is_empty(), owed);
         }
-        verdict
+        if is_ours { Verdict::Swallow } else { verdict }
     }
 
     #[inline]

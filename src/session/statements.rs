@@ -9,7 +9,7 @@ use crate::session::lexer::MAX_IDENTIFIER;
 use crate::session::{Footprint, Settings};
 use foldhash::fast::RandomState;
 use lru::LruCache;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -223,6 +223,8 @@ pub fn key(name: &[u8]) -> &[u8] {
 pub struct Statements {
     unnamed: Option<Named>,
     named: HashMap<Box<[u8]>, Named, RandomState>,
+    /// Ids of the named ones.
+    ids: HashSet<u64, RandomState>,
     bytes: usize,
 }
 
@@ -242,14 +244,24 @@ impl Statements {
         let previous = match named {
             Some(named) => {
                 self.bytes += name.len() + cost(&named.statement);
+                self.ids.insert(named.statement.id);
                 self.named.insert(name.into(), named)
             }
             None => self.named.remove(name),
         };
         if let Some(previous) = &previous {
             self.bytes -= name.len() + cost(&previous.statement);
+            if self.named.get(name).is_none_or(|now| now.statement.id != previous.statement.id) {
+                self.ids.remove(&previous.statement.id);
+            }
         }
         previous
+    }
+
+    /// Whether one of the names stands for the statement of this id.
+    #[must_use]
+    pub fn has_id(&self, id: u64) -> bool {
+        self.ids.contains(&id)
     }
 
     /// Notes the columns of what the client called `name` at the moment `stamp`, if it still does.

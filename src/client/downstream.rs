@@ -308,7 +308,8 @@ impl Relay {
         let cursor = self.to_client.cursor();
         let body = &self.from_server.bytes()[cursor + HEADER..cursor + header.total()];
         let Some((name, value)) = backend::read_parameter_status(body) else { return false };
-        let swallow = lease.owed.swallowing();
+        // A Query that was answered in advance runs all the same: what it sets is the client's.
+        let swallow = lease.owed.swallowing() && !lease.owed.is_answered();
         // With `never` nobody has judged what runs: a report may be the client's own doing.
         let judged = self.shard.with_policy(|policy| policy.reset) != Reset::Never;
         let mut encoding_changed = false;

@@ -28,8 +28,8 @@ impl Relay {
         let error: Error = error.into();
         let boundaries = lease.owed.boundaries();
         let in_transaction = lease.status != TxStatus::Idle;
-        let outstanding = !lease.owed.is_empty();
-        let batch_open = boundaries == 0 && !lease.owed.at_rest();
+        // What pgvalet asks on its own account is no batch of the client's.
+        let batch_open = boundaries == 0 && lease.owed.is_unsynced();
         let keepable = self.reply == Body::None
             && boundaries <= 1
             && self.shard.with_policy(|policy| policy.mode) != PoolMode::Session;
@@ -68,7 +68,6 @@ impl Relay {
                 backend::ready_for_query(out, status);
             }
         } else if let Some(lost) = &mut self.lost {
-            debug_assert!(!outstanding);
             lost.error = Some(error);
         }
         Ok(())

@@ -175,7 +175,7 @@ impl Relay {
             {
                 return Ok(Step::NeedReplies);
             }
-            self.sql_names.sent();
+            self.note_bound();
             self.owe(Owed::Bind);
             self.pass(header);
             return Ok(Step::Done);
@@ -197,10 +197,18 @@ impl Relay {
         Ok(Step::Done)
     }
 
+    /// A portal that makes or drops statements may be executed at any later time: only a full reset is sure then.
+    #[inline]
+    fn note_bound(&mut self) {
+        if self.sql_names.sent() {
+            self.note_footprint(Footprint::EVERYTHING);
+        }
+    }
+
     /// Sends a Bind with the server's name for its statement; `names` is the length of the client's names.
     #[inline]
     fn bind(&mut self, header: Header, portal: &[u8], server_name: &[u8], names: usize) {
-        self.sql_names.sent();
+        self.note_bound();
         self.owe(Owed::Bind);
         let rest = header.body as usize - names;
         frontend::bind_prefix(self.to_server.insert(&mut self.from_client), portal, server_name, rest);

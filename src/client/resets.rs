@@ -25,6 +25,8 @@ impl Relay {
     pub(super) fn restore(&mut self, resets: Resets) {
         let Some(sql) = self.restoration(&resets) else { return };
         frontend::query(self.to_server.insert(&mut self.from_client), &sql);
+        // Whether the text before it was rolled back is not known yet: the server is made as new before it goes to others.
+        self.note_footprint(Footprint::SETTINGS);
         self.owe(Owed::Restore);
         self.resetting = Some(Box::new(resets));
     }
@@ -32,6 +34,7 @@ impl Relay {
     /// The same behind an Execute, in the client's batch.
     pub(super) fn restore_in_batch(&mut self, resets: &Resets) {
         if let Some(sql) = self.restoration(resets) {
+            self.note_footprint(Footprint::SETTINGS);
             self.run_once(sql.as_bytes(), Owed::Own(b'C'));
         }
     }

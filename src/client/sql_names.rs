@@ -60,9 +60,7 @@ struct Told {
 impl SqlNames {
     /// Forgets all: the client has got another server.
     pub(super) fn clear(&mut self) {
-        if !self.here.is_empty() || self.doubtful {
-            *self = SqlNames::default();
-        }
+        *self = SqlNames::default();
     }
 
     /// Whether the server has to be asked which names there are.
@@ -83,10 +81,12 @@ impl SqlNames {
         self.upcoming = false;
     }
 
-    /// Notes that the text is sent that the server was prepared for.
+    /// Notes that the text is sent that the server was prepared for. Whether it may make or drop statements.
     #[inline]
-    pub(super) fn sent(&mut self) {
-        self.doubtful |= std::mem::take(&mut self.upcoming);
+    pub(super) fn sent(&mut self) -> bool {
+        let upcoming = std::mem::take(&mut self.upcoming);
+        self.doubtful |= upcoming;
+        upcoming
     }
 
     /// Notes that the server was asked in vain.
@@ -152,6 +152,13 @@ impl Relay {
         if self.shard.with_policy(|policy| policy.reset) == Reset::Never {
             return true;
         }
+        if text.windows(8).any(|window| window.eq_ignore_ascii_case(b"pgvalet_")) {
+            // It can name what other clients have prepared: nothing on this server is relied on any more.
+            self.note_footprint(Footprint::EVERYTHING);
+            if let Some(lease) = &mut self.lease {
+                lease.doubt_prepared();
+            }
+        }
         let Some(lease) = &self.lease else { return true };
         let (is_failed, unsynced) = (lease.status == TxStatus::Failed, lease.owed.is_unsynced());
         // A batch is to fail as a whole.
@@ -178,7 +185,9 @@ impl Relay {
     fn needs(&self, text: &[u8]) -> Vec<(Box<[u8]>, Need)> {
         let executes = may_execute(text);
         let mut needs = Vec::new();
-        for (name, named) in self.statements.iter().filter(|(name, _)| mentions(text, name)) {
+        for (name, named) in
+            self.statements.iter().filter(|(name, _)| !name.starts_with(b"pgvalet_") && mentions(text, name))
+        {
             let wanted = Some(named.statement.id());
             let is_met = match self.sql_names.get(name) {
                 None => false,
@@ -227,11 +236,15 @@ impl Relay {
     /// Runs a statement of ours, as a part of the client's batch or of one of our own.
     pub(super) fn run_once(&mut self, sql: &[u8], execute: Owed) {
         let out = self.to_server.insert(&mut self.from_client);
+        // It may be left from one that failed.
+        frontend::close_statement(out, ONCE);
         frontend::parse(out, ONCE, &[sql, b"\0\0\0"].concat());
         frontend::run(out, ONCE, ONCE);
         frontend::close_portal(out, ONCE);
         frontend::close_statement(out, ONCE);
-        for owed in [Owed::Own(b'1'), Owed::Own(b'2'), execute, Owed::Own(b'3'), Owed::Own(b'3')] {
+        for owed in
+            [Owed::Own(b'3'), Owed::Own(b'1'), Owed::Own(b'2'), execute, Owed::Own(b'3'), Owed::Own(b'3')]
+        {
             self.owe(owed);
         }
     }
@@ -353,7 +366,10 @@ impl Relay {
 
     /// What a text leaves behind that was judged to run statements prepared elsewhere, if they are all the client's own.
     pub(super) fn resolve_executed(&self, text: &[u8], found: Footprint) -> Footprint {
-        if !found.contains(Footprint::EXECUTES) {
+        // What a name stands for may be changed by the same text, or before a portal is executed: then only a full reset
+        // is sure.
+        let is_sure = executed(text).is_some() && !self.sql_names.is_uncertain() && !self.sql_names.upcoming;
+        if !found.contains(Footprint::EXECUTES) || !is_sure {
             return found;
         }
         let Some(names) = executed(text) else { return found };

@@ -257,7 +257,7 @@ impl Relay {
                 if let Some(lease) = self.lease.as_mut().filter(|_| may_forget) {
                     lease.doubt_prepared();
                 }
-                self.sql_names.sent();
+                let _ = self.sql_names.sent();
                 self.owe(Owed::Query(unnamed.map(Box::new)));
                 if !resets.is_empty() {
                     self.pass(header);
@@ -405,7 +405,8 @@ impl Relay {
     fn judge_names(&mut self, sql: &[u8], found: Footprint, in_query: bool) -> bool {
         let met = self.meet_names(sql, found, in_query);
         if met {
-            let resolved = self.resolve_executed(sql, found);
+            // A portal is executed later: by then the name may stand for something else.
+            let resolved = if in_query { self.resolve_executed(sql, found) } else { found };
             self.note_footprint(resolved);
         }
         met

@@ -236,6 +236,12 @@ impl OwedQueue {
         }
     }
 
+    /// Whether what comes answers a Query of the client's whose answer was given already.
+    #[must_use]
+    pub fn is_answered(&self) -> bool {
+        self.answered && matches!(self.queue.front(), Some(Owed::Query(_)))
+    }
+
     /// Whether the server ignores everything up to a Sync that has not been sent yet.
     #[inline]
     #[must_use]

@@ -268,7 +268,6 @@ impl Relay {
             let is_kept = has != Has::No && !self.lease.as_ref()?.owed.evicts(statement.id());
             return is_kept.then(|| statement.name().into());
         }
-        let has = self.lease.as_mut()?.has(statement.id());
         if !matches!(has, Has::Yes(_)) && reading == Reading::Soon {
             return None;
         }

@@ -107,7 +107,8 @@ impl Relay {
     /// A cancel request for this client: stops the query that runs, takes a waiting one out of line, else does nothing.
     fn cancel(&mut self, done: tokio::sync::oneshot::Sender<()>) -> Result<(), End> {
         if let Some(lease) = &self.lease {
-            if !lease.owed.is_empty() {
+            // What pgvalet does on its own account is none of the client's.
+            if lease.owed.boundaries() > 0 || lease.owed.is_unsynced() {
                 self.shard.counters().cancels.add(1);
                 let pending = lease.cancels.enter();
                 let (address, key, gate) = (lease.address.clone(), lease.key.clone(), lease.cancels.clone());

@@ -356,7 +356,7 @@ impl Relay {
     }
 
     /// Has the server read a statement as it was read when its client prepared it, whatever the client has set since.
-    fn read_as(&mut self, statement: &Statement, prepare: impl FnOnce(&mut Relay, &Statement)) {
+    pub(super) fn read_as(&mut self, statement: &Statement, prepare: impl FnOnce(&mut Relay, &Statement)) {
         let current = self.reading();
         // In a failed transaction nothing can be set, and only what ends it can be prepared.
         if self.lease.as_ref().is_some_and(|lease| lease.status == TxStatus::Failed) {

@@ -514,7 +514,7 @@ impl Relay {
             Reset::Auto if self.footprint.is_stateless() => ResetPlan::Nothing,
             Reset::Auto => {
                 self.shard.count_reset(self.footprint);
-                if self.sql_names.is_doubtful() {
+                if self.sql_names.is_uncertain() {
                     return ResetPlan::Full;
                 }
                 let plan = self.footprint.without(Footprint::STATEMENTS).reset_plan();

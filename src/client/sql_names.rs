@@ -13,45 +13,59 @@ use crate::protocol::{Header, TxStatus, backend, frontend};
 use crate::server::owed::Owed;
 use crate::session::classify::classify;
 use crate::session::footprint::ResetPlan;
-use crate::session::sql_prepare::{executed, find_prepare, may_execute, mentions, quote};
+use crate::session::sql_prepare::{Prepare, Prepares, Words, executed, may_execute, quote};
 use crate::session::statements::stamp;
 use crate::session::{Footprint, Named, Statement};
+use foldhash::fast::RandomState;
 use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-/// Lists the statements that have names of the client's. Of those that SQL made, `statement` is the text that PREPARE
-/// stood in.
-const LIST_NAMES: &str = "SELECT name, statement, from_sql::pg_catalog.int4, \
+/// Lists the statements that have names of the client's: names in hexadecimal, with what they have in common. Of those
+/// that SQL made, `statement` is the text that PREPARE stood in.
+const LIST_NAMES: &str = "SELECT pg_catalog.string_agg(pg_catalog.encode(pg_catalog.convert_to(name, \
+    pg_catalog.pg_client_encoding()), 'hex'), ','), statement, from_sql::pg_catalog.int4, \
     parameter_types::pg_catalog.oid[]::pg_catalog.text FROM pg_catalog.pg_prepared_statements \
-    WHERE pg_catalog.left(name, 8) OPERATOR(pg_catalog.<>) 'pgvalet_'";
+    WHERE pg_catalog.left(name, 8) OPERATOR(pg_catalog.<>) 'pgvalet_' \
+    GROUP BY statement, from_sql, parameter_types::pg_catalog.oid[]";
 /// The name, on the server, of statements and portals that run once.
 const ONCE: &[u8] = b"pgvalet_once";
-
-/// A name that a server knows, with the statement behind it; `None`: an empty one that only makes the name taken.
-type Here = (Box<[u8]>, Option<Arc<Statement>>);
 
 /// The client's names that the server knows, during one lease.
 #[derive(Debug, Default)]
 pub(super) struct SqlNames {
-    /// Names given to the server or told by it.
-    here: Vec<Here>,
-    /// A text was sent that may have made or dropped statements, and the server was not asked since.
-    doubtful: bool,
-    /// The text that the server was prepared for last is such a text, and is about to be sent.
+    /// Names given to the server or told by it, with the statements behind them; `None`: an empty one that only makes the
+    /// name taken.
+    here: HashMap<Box<[u8]>, Option<Arc<Statement>>, RandomState>,
+    knowledge: Knowledge,
+    /// The text that the server was prepared for last may make or drop statements, and is about to be sent.
     upcoming: bool,
-    /// The server has been asked and has not answered.
-    asking: bool,
-    /// The server did not answer when it was asked.
-    unanswered: bool,
     /// Something that pgvalet sent failed: that a name is not there says nothing.
     failed: bool,
     told: Vec<Told>,
+    told_bytes: usize,
 }
 
-/// A statement as the server lists it.
+/// How far it is known which names there are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Knowledge {
+    /// It is.
+    #[default]
+    Certain,
+    /// A text was sent that may have made or dropped statements, and the server was not asked since.
+    Doubtful,
+    /// The server has been asked and has not answered.
+    Asking,
+    /// The same, and a text was sent behind the question that may have changed what it will answer.
+    Overtaken,
+    /// The server did not answer when it was asked.
+    Unanswered,
+}
+
+/// Statements of one text and types, as the server lists them.
 #[derive(Debug)]
 struct Told {
-    name: Box<[u8]>,
+    names: Vec<Box<[u8]>>,
     text: Box<[u8]>,
     by_sql: bool,
     types: Vec<u32>,
@@ -63,16 +77,10 @@ impl SqlNames {
         *self = SqlNames::default();
     }
 
-    /// Whether the server has to be asked which names there are.
-    #[inline]
-    pub(super) fn is_doubtful(&self) -> bool {
-        self.doubtful
-    }
-
-    /// Whether it is not known, for now, which names there are.
+    /// Whether it is not known which names there are.
     #[inline]
     pub(super) fn is_uncertain(&self) -> bool {
-        self.doubtful || self.asking
+        self.knowledge != Knowledge::Certain
     }
 
     /// Notes that something else comes than the text that the server was prepared for.
@@ -85,24 +93,33 @@ impl SqlNames {
     #[inline]
     pub(super) fn sent(&mut self) -> bool {
         let upcoming = std::mem::take(&mut self.upcoming);
-        self.doubtful |= upcoming;
+        if upcoming {
+            self.knowledge = match self.knowledge {
+                Knowledge::Certain => Knowledge::Doubtful,
+                Knowledge::Asking => Knowledge::Overtaken,
+                known => known,
+            };
+        }
         upcoming
     }
 
     /// Notes that the server was asked in vain.
     pub(super) fn ask_failed(&mut self) {
-        (self.doubtful, self.unanswered, self.asking) = (true, true, false);
+        self.knowledge = Knowledge::Unanswered;
     }
 
     /// Whether the server is to be asked before it goes to others.
     #[inline]
     pub(super) fn is_to_be_asked(&self) -> bool {
-        self.doubtful && !self.unanswered
+        self.knowledge == Knowledge::Doubtful
     }
 
     /// Notes that something of pgvalet's own failed or was skipped.
     pub(super) fn fail(&mut self) {
-        (self.doubtful, self.failed, self.asking) = (true, true, false);
+        self.failed = true;
+        if self.knowledge != Knowledge::Unanswered {
+            self.knowledge = Knowledge::Doubtful;
+        }
     }
 
     /// `plan`, and the names dropped.
@@ -113,7 +130,7 @@ impl SqlNames {
             ResetPlan::Nothing => Vec::new(),
             ResetPlan::Components(statements) => statements,
         };
-        for (name, _) in &self.here {
+        for name in self.here.keys() {
             match std::str::from_utf8(name) {
                 Ok(name) if name.is_ascii() => {
                     statements.push(Cow::Owned(format!("DEALLOCATE {}", quote(name))))
@@ -125,13 +142,8 @@ impl SqlNames {
         ResetPlan::Components(statements)
     }
 
-    fn get(&self, name: &[u8]) -> Option<&Option<Arc<Statement>>> {
-        self.here.iter().find(|(other, _)| **other == *name).map(|(_, statement)| statement)
-    }
-
     fn put(&mut self, name: &[u8], statement: Option<Arc<Statement>>) {
-        self.here.retain(|(other, _)| **other != *name);
-        self.here.push((name.into(), statement));
+        self.here.insert(name.into(), statement);
     }
 }
 
@@ -182,34 +194,42 @@ impl Relay {
     }
 
     /// The names that `text` may mean and that the server does not have as the client has them.
+    ///
+    /// A statement itself is given to the server only where it is certain that it is executed: one that is merely mentioned
+    /// may not be preparable any more, and that is no error of this text.
     fn needs(&self, text: &[u8]) -> Vec<(Box<[u8]>, Need)> {
-        let executes = may_execute(text);
+        if self.statements.is_empty() && self.sql_names.here.is_empty() {
+            return Vec::new();
+        }
+        let words = Words::of(text);
+        let executed = executed(text).map(HashSet::<Box<[u8]>, RandomState>::from_iter);
+        let dynamic = executed.is_none() && may_execute(text);
         let mut needs = Vec::new();
         for (name, named) in
-            self.statements.iter().filter(|(name, _)| !name.starts_with(b"pgvalet_") && mentions(text, name))
+            self.statements.iter().filter(|(name, _)| !name.starts_with(b"pgvalet_") && words.mention(name))
         {
-            let wanted = Some(named.statement.id());
-            let is_met = match self.sql_names.get(name) {
+            let executes = executed.as_ref().map_or(dynamic, |names| names.contains(name));
+            let is_met = match self.sql_names.here.get(name) {
                 None => false,
                 Some(None) => !executes,
-                Some(Some(there)) => Some(there.id()) == wanted,
+                Some(Some(there)) => there.id() == named.statement.id(),
             };
             if !is_met {
                 let statement = || Need::Statement(named.statement.clone());
                 needs.push((name.into(), if executes { statement() } else { Need::Name }));
             }
         }
-        let closed = |name: &[u8]| self.statements.get(name).is_none() && !self.sql_names.doubtful;
-        let stale = self.sql_names.here.iter().filter(|(name, _)| closed(name) && mentions(text, name));
-        needs.extend(stale.map(|(name, _)| (name.clone(), Need::Nothing)));
+        let knows = !matches!(self.sql_names.knowledge, Knowledge::Doubtful | Knowledge::Unanswered);
+        let closed = |name: &[u8]| self.statements.get(name).is_none() && knows;
+        let stale = self.sql_names.here.keys().filter(|name| closed(name) && words.mention(name));
+        needs.extend(stale.map(|name| (name.clone(), Need::Nothing)));
         needs
     }
 
     fn supply(&mut self, name: &[u8], need: Need) {
-        if self.sql_names.get(name).is_some() {
+        if self.sql_names.here.remove(name).is_some() {
             frontend::close_statement(self.to_server.insert(&mut self.from_client), name);
             self.owe(Owed::Own(b'3'));
-            self.sql_names.here.retain(|(other, _)| **other != *name);
         }
         let statement = match need {
             Need::Nothing => return,
@@ -222,13 +242,13 @@ impl Relay {
                 frontend::parse(self.to_server.insert(&mut self.from_client), name, b"\0\0\0");
                 self.owe(Owed::Own(b'1'));
             }
-            Some(statement) => match statement.sql() {
+            Some(statement) => self.read_as(statement, |relay, statement| match statement.sql() {
                 None => {
-                    frontend::parse(self.to_server.insert(&mut self.from_client), name, statement.rest());
-                    self.owe(Owed::Own(b'1'));
+                    frontend::parse(relay.to_server.insert(&mut relay.from_client), name, statement.rest());
+                    relay.owe(Owed::Own(b'1'));
                 }
-                Some(sql) => self.run_once(sql, Owed::Own(b'C')),
-            },
+                Some(sql) => relay.run_once(sql, Owed::Own(b'C')),
+            }),
         }
         self.sql_names.put(name, statement);
     }
@@ -251,7 +271,8 @@ impl Relay {
 
     /// Makes the statement of a name that SQL made known to the server. `false` while the names are not certain.
     pub(super) fn supply_sql(&mut self, name: &[u8], statement: &Arc<Statement>) {
-        let is_there = matches!(self.sql_names.get(name), Some(Some(there)) if there.id() == statement.id());
+        let is_there =
+            matches!(self.sql_names.here.get(name), Some(Some(there)) if there.id() == statement.id());
         if !is_there {
             self.supply(name, Need::Statement(statement.clone()));
         }
@@ -267,19 +288,28 @@ impl Relay {
             // It answers no question, and whatever is meant fails, unless what is to be answered first ends that.
             return lease.owed.boundaries() == 0;
         }
-        if !self.sql_names.asking {
-            self.ask_names();
+        match self.sql_names.knowledge {
+            Knowledge::Certain => true,
+            Knowledge::Asking | Knowledge::Overtaken => false,
+            Knowledge::Doubtful => {
+                self.ask_names();
+                false
+            }
+            Knowledge::Unanswered => {
+                // It will not answer the next time either. What is there stays with this server, which goes with it.
+                self.spoiled = true;
+                true
+            }
         }
-        false
     }
 
     /// Asks the server which statements have names of the client's.
     pub(super) fn ask_names(&mut self) {
         let may_sync = self.lease.as_ref().is_some_and(|lease| lease.owed.may_sync());
         // What is sent from now on may change what the list will say.
-        (self.sql_names.doubtful, self.sql_names.asking) = (false, true);
-        self.sql_names.unanswered = false;
+        self.sql_names.knowledge = Knowledge::Asking;
         self.sql_names.told.clear();
+        self.sql_names.told_bytes = 0;
         self.run_once(LIST_NAMES.as_bytes(), Owed::Names);
         let out = self.to_server.insert(&mut self.from_client);
         if may_sync {
@@ -294,12 +324,17 @@ impl Relay {
     pub(super) fn note_name(&mut self, header: Header) {
         let cursor = self.to_client.cursor();
         let body = &self.from_server.bytes()[cursor + HEADER..cursor + header.total()];
-        if let Some([name, text, by_sql, types]) = backend::read_data_row(body).as_deref() {
+        if let Some([names, text, by_sql, types]) = backend::read_data_row(body).as_deref() {
+            self.sql_names.told_bytes += body.len();
+            if self.sql_names.told_bytes > super::naming::STATEMENTS_LIMIT {
+                // Too many: noted, and not kept.
+                return;
+            }
             let types = types
                 .split(|byte| !byte.is_ascii_digit())
                 .filter_map(|digits| std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok()));
             self.sql_names.told.push(Told {
-                name: (*name).into(),
+                names: names.split(|byte| *byte == b',').filter_map(unhex).collect(),
                 text: (*text).into(),
                 by_sql: *by_sql == b"1",
                 types: types.collect(),
@@ -309,58 +344,78 @@ impl Relay {
 
     /// The list is complete: the client's names are what it says.
     pub(super) fn settle_names(&mut self) -> Result<(), End> {
-        let SqlNames { here, doubtful, upcoming, failed, told, .. } = std::mem::take(&mut self.sql_names);
-        (self.sql_names.doubtful, self.sql_names.upcoming) = (doubtful, upcoming);
+        let SqlNames { here, knowledge, upcoming, failed, told, told_bytes } =
+            std::mem::take(&mut self.sql_names);
+        if told_bytes > super::naming::STATEMENTS_LIMIT {
+            return Err(End::Fatal(too_many()));
+        }
+        self.sql_names.upcoming = upcoming;
+        if knowledge == Knowledge::Overtaken {
+            self.sql_names.knowledge = Knowledge::Doubtful;
+        }
+        let there: HashSet<&[u8], RandomState> =
+            told.iter().flat_map(|told| &told.names).map(|name| &**name).collect();
         for (name, statement) in &here {
             let was_there = self.statements.get(name).is_some_and(|named| {
                 statement.as_ref().is_none_or(|statement| statement.id() == named.statement.id())
             });
-            if was_there && !failed && !told.iter().any(|told| told.name == *name) {
+            if was_there && !failed && !there.contains(&**name) {
                 self.statements.set(name, None);
             }
         }
-        for told in told {
-            let before = here.iter().find(|(name, _)| *name == told.name).map(|(_, statement)| statement);
-            let statement = match before {
-                Some(None) if told.text.is_empty() => None,
-                Some(Some(statement)) if told.is(statement) => Some(statement.clone()),
-                _ => Some(self.take_over(&told)?),
-            };
-            self.sql_names.put(&told.name, statement);
+        for told in &told {
+            let prepares = if told.by_sql { Prepares::of(&told.text) } else { Prepares::default() };
+            for name in &told.names {
+                let prepare = prepares.get(name);
+                let statement = match here.get(name) {
+                    Some(None) if told.text.is_empty() => None,
+                    Some(Some(statement)) if told.is(statement, prepare) => Some(statement.clone()),
+                    _ => Some(self.take_over(told, name, prepare)?),
+                };
+                self.sql_names.put(name, statement);
+            }
         }
         Ok(())
     }
 
     /// Makes a statement the client's that the server has under a name of the client's.
-    fn take_over(&mut self, told: &Told) -> Result<Arc<Statement>, End> {
-        if self.statements.bytes() + told.text.len() > super::naming::STATEMENTS_LIMIT {
-            let error = Error::new(Kind::TooLarge, "too many prepared statements for one connection")
-                .hint("Deallocate statements that are not needed any more.");
-            return Err(End::Fatal(error));
+    fn take_over(
+        &mut self,
+        told: &Told,
+        name: &[u8],
+        prepare: Option<Prepare<'_>>,
+    ) -> Result<Arc<Statement>, End> {
+        let length = prepare.map_or(told.text.len(), |(all, _)| all.len());
+        if self.statements.bytes() + length > super::naming::STATEMENTS_LIMIT {
+            return Err(End::Fatal(too_many()));
         }
-        let statement = if told.by_sql {
-            match find_prepare(&told.text, &told.name) {
-                Some((all, body)) => Statement::by_sql(all, body),
-                None => {
-                    tracing::warn!(
-                        database = &*self.cell.database,
-                        user = &*self.cell.user,
-                        statement = %String::from_utf8_lossy(&told.name).escape_debug(),
-                        "a PREPARE could not be read: its statement ends with the transaction"
-                    );
-                    return Ok(Statement::by_sql(&told.text, &[]));
+        let scope = self.reading();
+        let statement = match prepare {
+            Some((all, body)) => Statement::by_sql(all, body, scope),
+            None if told.by_sql => {
+                tracing::warn!(
+                    database = &*self.cell.database,
+                    user = &*self.cell.user,
+                    statement = %String::from_utf8_lossy(name).escape_debug(),
+                    "a PREPARE could not be read: its statement ends with the transaction"
+                );
+                return Ok(Statement::by_sql(&told.text, &[], scope));
+            }
+            None => {
+                let mut rest = told.text.to_vec();
+                rest.push(0);
+                rest.extend_from_slice(&(told.types.len() as u16).to_be_bytes());
+                told.types.iter().for_each(|kind| rest.extend_from_slice(&kind.to_be_bytes()));
+                let statement = self.shard.interner.borrow_mut().intern(&rest, &scope);
+                if self.statements.has_id(statement.id()) {
+                    Statement::unshared(&rest, scope)
+                } else {
+                    statement
                 }
             }
-        } else {
-            let mut rest = told.text.to_vec();
-            rest.push(0);
-            rest.extend_from_slice(&(told.types.len() as u16).to_be_bytes());
-            told.types.iter().for_each(|kind| rest.extend_from_slice(&kind.to_be_bytes()));
-            let scope = self.reading();
-            self.shard.interner.borrow_mut().intern(&rest, &scope)
         };
         let named = Named { statement: statement.clone(), stamp: stamp(), shape: None };
-        self.statements.set(&told.name, Some(named));
+        self.statements.set(name, Some(named));
         Ok(statement)
     }
 
@@ -389,12 +444,21 @@ impl Relay {
 
 impl Told {
     /// Whether it is this statement.
-    fn is(&self, statement: &Statement) -> bool {
+    fn is(&self, statement: &Statement, prepare: Option<Prepare<'_>>) -> bool {
         match statement.sql() {
-            Some(sql) => {
-                self.by_sql && find_prepare(&self.text, &self.name).is_some_and(|(all, _)| all == sql)
-            }
+            Some(sql) => prepare.is_some_and(|(all, _)| all == sql),
             None => !self.by_sql && *self.text == *statement.text(),
         }
     }
+}
+
+fn unhex(digits: &[u8]) -> Option<Box<[u8]>> {
+    let (pairs, _) = digits.as_chunks::<2>();
+    let byte = |pair: &[u8; 2]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    pairs.iter().map(byte).collect()
+}
+
+fn too_many() -> Error {
+    Error::new(Kind::TooLarge, "too many prepared statements for one connection")
+        .hint("Deallocate statements that are not needed any more.")
 }

@@ -22,6 +22,10 @@ use std::time::Instant;
 const SPILL_LIMIT: usize = LARGE;
 /// Unanswered changes of names that one client may have before no more of its messages are looked at.
 const NAMINGS_LIMIT: usize = 16_384;
+/// Longest Query that is read whole before it is sent, so that what it can leave behind is judged.
+const QUERY_LIMIT: usize = 256 << 10;
+/// The same for one that may prepare or execute statements.
+const STATEMENT_LIMIT: usize = 1 << 20;
 /// Names taken back that are remembered for error messages.
 pub(super) const UNDONE_NAMES: usize = 64;
 
@@ -201,6 +205,14 @@ impl Relay {
                 self.ask_for_replies();
                 return Ok(Step::NeedReplies);
             }
+            if lease.owed.expects_copy_data()
+                && !matches!(header.tag, b'd' | b'c' | b'f' | b'H' | b'S' | b'X')
+            {
+                // The server reads no further than its type, says so, and ends the connection.
+                self.spoiled = true;
+                self.pass(header);
+                return Ok(Step::Done);
+            }
             self.asked_for_replies = false;
         }
         match header.tag {
@@ -244,6 +256,9 @@ impl Relay {
     fn forward_request(&mut self, header: Header) -> Result<Step, End> {
         match header.tag {
             b'Q' => {
+                if !self.is_whole_query(header) {
+                    return Ok(Step::NeedMore);
+                }
                 if self.lease.as_ref().is_some_and(|lease| lease.owed.is_unsynced()) {
                     // PostgreSQL 18.4 reports `I` after it and fails the next statement with "unexpected state STARTED".
                     self.spoiled = true;
@@ -286,6 +301,22 @@ impl Relay {
         }
         self.pass(header);
         Ok(Step::Done)
+    }
+
+    /// Whether as much of a Query is there as is to be read of it; if not, makes room for the rest.
+    fn is_whole_query(&mut self, header: Header) -> bool {
+        if self.input().len() >= header.total() {
+            return true;
+        }
+        let limit =
+            if begins_with_statement(&self.input()[HEADER..]) { STATEMENT_LIMIT } else { QUERY_LIMIT };
+        if header.total() > limit {
+            return true;
+        }
+        if self.to_server.is_empty() {
+            self.from_client.grow(header.total());
+        }
+        false
     }
 
     /// Passes the message on as it is; the part that has not come yet follows.
@@ -434,6 +465,15 @@ impl Relay {
         // It may be the encoding that is set: what follows in the pipeline may be in another one.
         self.unsafe_encoding |= found.contains(Footprint::FOLLOWED_SETTINGS);
     }
+}
+
+/// Whether a text begins with a statement that prepares or executes, or with a comment that may hide one.
+fn begins_with_statement(sql: &[u8]) -> bool {
+    const WORDS: [&[u8]; 8] =
+        [b"prepare", b"execute", b"deallocate", b"explain", b"create", b"do", b"--", b"/*"];
+    let sql = sql.trim_ascii_start();
+    let begins = |word: &&[u8]| sql.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));
+    WORDS.iter().any(begins)
 }
 
 /// Whether a Query may be DEALLOCATE ALL or DISCARD ALL. One that hides behind other statements is found by its reply.

@@ -5,93 +5,17 @@
 //! rules for errors (everything up to Sync is skipped, a Query included) and for COPY (Sync is ignored during copy-in).
 //! Pure: tags in, decisions out.
 
+mod copy;
+mod entry;
+
+pub use entry::{Naming, Owed, Purpose, ShapeOf};
+
 use crate::session::Named;
 use crate::session::statements::key;
+use copy::CopyIn;
+use entry::Counts;
 use foldhash::fast::RandomState;
 use std::collections::{HashMap, VecDeque};
-
-/// What one message sent to the server, or kept from it, will be answered with.
-#[derive(Debug)]
-pub enum Owed {
-    /// A client's Query: replies up to ReadyForQuery. With the unnamed statement that it destroys, unless it is skipped.
-    Query(Option<Box<Named>>),
-    /// A Query of pgvalet's own that brings the client's settings into force.
-    Settings,
-    /// A Query of pgvalet's own that puts the client's defaults in force behind a RESET, if that was done.
-    Restore,
-    /// A Query of pgvalet's own that is meant to fail, so that the transaction counts as failed.
-    Failing,
-    /// A Sync: ReadyForQuery.
-    Sync,
-    /// A FunctionCall: its result and ReadyForQuery.
-    FunctionCall,
-    /// A client's Parse: ParseComplete.
-    Parse(Box<Naming>),
-    /// A Parse of pgvalet's own for the statement of this id.
-    Prepare(u64),
-    /// A Bind: BindComplete.
-    Bind,
-    /// A Describe of a statement: ParameterDescription, then RowDescription or NoData.
-    DescribeStatement,
-    /// A Describe of pgvalet's own of which the client is to have the ParameterDescription only.
-    DescribeParameters,
-    /// A Describe of a portal: RowDescription or NoData.
-    DescribePortal,
-    /// An Execute: rows, then CommandComplete, EmptyQueryResponse or PortalSuspended.
-    Execute,
-    /// A client's Close that went to the server: CloseComplete.
-    Close,
-    /// A Describe of pgvalet's own, of a statement that was just prepared: ParameterDescription, then RowDescription or
-    /// NoData.
-    Shape(Box<ShapeOf>),
-    /// A message of pgvalet's own that is answered with this tag.
-    Own(u8),
-    /// An Execute of pgvalet's own that lists the statements which have names of the client's: DataRow, CommandComplete.
-    Names,
-    /// A Sync of pgvalet's own, where no batch of the client's is open.
-    OwnSync,
-    /// A Close of pgvalet's own for the statement of this id.
-    Evict(u64),
-    /// A Close of a client's name, which the server never sees: pgvalet gives its CloseComplete.
-    Kept(Box<Naming>),
-    /// CopyData, any number in a row: no answer of its own, but if the COPY fails it matters on which side of it a Sync is.
-    CopyData,
-    /// CopyDone or CopyFail: no answer of their own, but they end the stretch in which Sync earns none.
-    CopyEnd,
-}
-
-/// Whose columns are asked for.
-#[derive(Debug)]
-pub struct ShapeOf {
-    /// Id of the statement.
-    pub id: u64,
-    /// When it was prepared.
-    pub stamp: u64,
-    /// Why.
-    pub purpose: Purpose,
-}
-
-/// Why the columns of a statement are asked for.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Purpose {
-    /// The client has just prepared it under this name: these are its columns from now on.
-    Prepared(Box<[u8]>),
-    /// What needs it waits for the answer.
-    Awaited,
-    /// Only to know.
-    Noted,
-}
-
-/// A change of a client's statement names, to be undone if the server never comes to it.
-#[derive(Debug)]
-pub struct Naming {
-    /// The client's name; empty for the unnamed statement.
-    pub name: Box<[u8]>,
-    /// What the name stood for before.
-    pub previous: Option<Named>,
-    /// The statement that a Parse sent to the server prepares there under a name of ours.
-    pub prepares: Option<u64>,
-}
 
 /// What becomes of a message from the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,21 +28,11 @@ pub enum Verdict {
     Violation,
 }
 
-impl Owed {
-    /// The change of the client's names that it stands for.
-    #[must_use]
-    pub fn naming(&self) -> Option<&Naming> {
-        match self {
-            Owed::Parse(naming) | Owed::Kept(naming) => Some(naming),
-            _ => None,
-        }
-    }
-}
-
 /// The queue.
 #[derive(Debug, Default)]
 pub struct OwedQueue {
     queue: VecDeque<Owed>,
+    counts: Counts,
     /// A message of the extended protocol was sent after the last Query, Sync or FunctionCall.
     unsynced: bool,
     /// The server skips everything up to the next Sync, which has not been sent yet.
@@ -140,17 +54,6 @@ pub struct OwedQueue {
 /// Entries for which the queue keeps its memory.
 const USUAL: usize = 256;
 
-/// Where a COPY FROM STDIN stands.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum CopyIn {
-    #[default]
-    None,
-    /// The server reads data; a Sync sent now is ignored.
-    Open,
-    /// The client has sent the end of its data; the server has not answered it yet.
-    Closing,
-}
-
 impl OwedQueue {
     /// Notes that a message was sent (or, for [`Owed::Kept`], kept). Returns it if the server will not come to it,
     /// because it is skipping to a Sync.
@@ -159,9 +62,8 @@ impl OwedQueue {
         match owed {
             Owed::Sync => {
                 if self.copy == CopyIn::Open {
-                    // Ignored, unless the data before it makes the COPY fail.
                     if self.copy_data_sent() {
-                        self.queue.push_back(owed);
+                        self.append(Owed::CopySync);
                     }
                     return None;
                 }
@@ -194,8 +96,27 @@ impl OwedQueue {
         let names = usize::from(owed.naming().is_some());
         self.namings += names;
         self.open_namings += names;
-        self.queue.push_back(owed);
+        self.append(owed);
         None
+    }
+
+    #[inline]
+    fn append(&mut self, owed: Owed) {
+        self.counts.add(&owed);
+        self.queue.push_back(owed);
+    }
+
+    #[inline]
+    fn take_first(&mut self) -> Option<Owed> {
+        let owed = self.queue.pop_front()?;
+        self.counts.remove(&owed);
+        Some(owed)
+    }
+
+    /// Counts anew after entries were taken out of the middle.
+    fn recount(&mut self) {
+        self.counts = Counts::default();
+        self.queue.iter().for_each(|owed| self.counts.add(owed));
     }
 
     /// The number of the batch that is being sent. Never 0.
@@ -271,19 +192,8 @@ impl OwedQueue {
     /// whose error would have the server skip what follows, up to that Sync.
     #[must_use]
     pub fn may_sync(&self) -> bool {
-        let since_sync = self.queue.iter().rev().take_while(|owed| !matches!(owed, Owed::Sync));
-        let can_skip = |owed: &Owed| {
-            !matches!(
-                owed,
-                Owed::Query(_)
-                    | Owed::FunctionCall
-                    | Owed::Settings
-                    | Owed::Restore
-                    | Owed::Failing
-                    | Owed::OwnSync
-            )
-        };
-        !self.unsynced && !since_sync.into_iter().any(can_skip)
+        // A server that reads COPY data ignores it.
+        !self.unsynced && self.counts.after_sync == 0 && self.copy == CopyIn::None
     }
 
     /// Whether everything sent has been answered and no batch is open: with status `I`, the server is free.
@@ -298,6 +208,14 @@ impl OwedQueue {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty()
+    }
+
+    /// Whether the server reads COPY data and was not sent the end of it: it takes any other message for an error that
+    /// ends the connection.
+    #[inline]
+    #[must_use]
+    pub fn expects_copy_data(&self) -> bool {
+        self.copy == CopyIn::Open
     }
 
     /// Whether the server reads COPY data.
@@ -315,10 +233,7 @@ impl OwedQueue {
     /// How many Query, Sync and FunctionCall of the client's are unanswered.
     #[must_use]
     pub fn boundaries(&self) -> usize {
-        self.queue
-            .iter()
-            .filter(|owed| matches!(owed, Owed::Query(_) | Owed::Sync | Owed::FunctionCall))
-            .count()
+        self.counts.boundaries
     }
 
     /// Whether what comes next answers pgvalet itself.
@@ -405,7 +320,7 @@ impl OwedQueue {
         if !matches!(self.queue.front(), Some(Owed::Shape(_))) {
             return None;
         }
-        let shape = match self.queue.pop_front() {
+        let shape = match self.take_first() {
             Some(Owed::Shape(of)) => Some(of),
             _ => None,
         };
@@ -475,7 +390,7 @@ impl OwedQueue {
             Some(Owed::Settings | Owed::Failing | Owed::Restore | Owed::OwnSync) => Verdict::Swallow,
             _ => return Verdict::Violation,
         };
-        self.queue.pop_front();
+        self.take_first();
         self.drop_stale_copy();
         if self.queue.is_empty() && self.queue.capacity() > USUAL {
             // A pipeline was long: the memory goes back.
@@ -514,6 +429,7 @@ impl OwedQueue {
             self.unsynced = true;
         }
         let mut gone: Vec<Owed> = self.queue.drain(..end).collect();
+        gone.iter().for_each(|owed| self.counts.remove(owed));
         self.namings -= gone.iter().filter(|owed| owed.naming().is_some()).count();
         for owed in &gone {
             if let Owed::Evict(id) = owed {
@@ -529,7 +445,7 @@ impl OwedQueue {
 
     #[inline]
     fn pop(&mut self) {
-        match self.queue.pop_front() {
+        match self.take_first() {
             Some(Owed::Parse(_) | Owed::Kept(_)) => {
                 self.namings -= 1;
                 self.open_namings = self.open_namings.min(self.namings);
@@ -545,88 +461,6 @@ impl OwedQueue {
             if *count == 0 {
                 self.evicted.remove(&id);
             }
-        }
-    }
-
-    fn copy_in_begins(&mut self) {
-        // The server reads what follows as data: it ignores a Sync in front of the first of it.
-        let before = self.queue.len();
-        while let Some(Owed::Sync) = self.queue.get(1) {
-            self.queue.remove(1);
-        }
-        self.copy = match self.queue.get(self.copy_stretch()) {
-            Some(Owed::CopyEnd) => CopyIn::Closing,
-            _ => CopyIn::Open,
-        };
-        if self.queue.len() < before || self.copy == CopyIn::Open {
-            self.judge_batch();
-        }
-    }
-
-    /// Where in the queue what was sent into the COPY ends.
-    fn copy_stretch(&self) -> usize {
-        let is_inside = |owed: &&Owed| matches!(owed, Owed::Sync | Owed::CopyData);
-        1 + self.queue.iter().skip(1).take_while(is_inside).count()
-    }
-
-    fn copy_data_sent(&self) -> bool {
-        matches!(self.queue.get(1), Some(Owed::CopyData))
-    }
-
-    /// Whether an error in COPY FROM leaves open how many Syncs the server will answer: one was sent between the data, and
-    /// nobody can tell whether the server came to it before the error or after it.
-    #[must_use]
-    pub fn is_doubtful_copy(&self) -> bool {
-        if self.copy == CopyIn::None {
-            return false;
-        }
-        let end = self.copy_stretch();
-        let first = self.queue.iter().take(end).position(|owed| matches!(owed, Owed::Sync));
-        let last_data = self.queue.iter().take(end).rposition(|owed| matches!(owed, Owed::CopyData));
-        first.is_some_and(|first| self.copy == CopyIn::Closing || last_data > Some(first))
-    }
-
-    fn copy_in_ends(&mut self, failed: bool) {
-        if self.copy == CopyIn::None {
-            return;
-        }
-        let end = self.copy_stretch();
-        let mut at = 0;
-        let closing = self.copy == CopyIn::Closing;
-        // A Sync behind data that has made the COPY fail is one like any other.
-        let syncs_count = failed && !closing;
-        let mut had_syncs = false;
-        self.queue.retain(|owed| {
-            at += 1;
-            match owed {
-                Owed::Sync if at <= end => {
-                    had_syncs = true;
-                    syncs_count
-                }
-                Owed::CopyData => at > end,
-                Owed::CopyEnd if closing => at != end + 1,
-                _ => true,
-            }
-        });
-        self.copy = CopyIn::None;
-        if had_syncs {
-            self.judge_batch();
-        }
-    }
-
-    /// Finds out whether a batch is open after the queue has lost a Sync.
-    fn judge_batch(&mut self) {
-        let last =
-            self.queue.iter().rev().find(|owed| {
-                !matches!(owed, Owed::CopyData | Owed::CopyEnd | Owed::Settings | Owed::Failing)
-            });
-        self.unsynced = !matches!(last, None | Some(Owed::Query(_) | Owed::Sync | Owed::FunctionCall));
-    }
-
-    /// What was sent into a COPY that the server does not know of, or does not any more: it ignores that.
-    fn drop_stale_copy(&mut self) {
-        while let Some(Owed::CopyEnd | Owed::CopyData) = self.queue.front() {
-            self.queue.pop_front();
         }
     }
 
@@ -659,6 +493,9 @@ impl OwedQueue {
     /// server, and nothing in the batch being sent does.
     #[must_use]
     pub fn unnamed_is_unsettled(&self) -> bool {
+        if self.counts.unnamed == 0 || self.counts.syncs == 0 {
+            return false;
+        }
         let mut ended = false;
         for owed in self.queue.iter().rev() {
             match owed {

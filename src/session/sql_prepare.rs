@@ -4,45 +4,100 @@
 //! and drop them too. A text that cannot be read with certainty gives `None`, or mentions everything.
 
 use super::lexer::{Kind, Lexer, MAX_IDENTIFIER, Token};
+use foldhash::fast::RandomState;
+use std::collections::{HashMap, HashSet};
 
-/// The PREPARE in `text` that makes the statement `name`: all of it, and the statement behind its AS. The last one where
-/// there are several. `text` is what PostgreSQL shows as the source, which is the whole string it came in.
-#[must_use]
-pub fn find_prepare<'a>(text: &'a [u8], name: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
-    let mut lexer = Lexer::lenient(text);
-    let (mut found, mut only, mut count) = (None, None, 0);
-    loop {
-        let (first, end) = statement_start(&mut lexer)?;
-        if end {
-            return if count == 1 { only } else { found };
-        }
-        let start = text.len() - lexer.rest().len() - first.text.len();
-        if !is(first, b"prepare") {
-            skip_statement(&mut lexer)?;
-            continue;
-        }
-        let called = lexer.next_token();
-        let mut token = lexer.next_token();
-        let mut depth = 0_usize;
-        while depth > 0 || !is(token, b"as") {
-            match token.kind {
-                Kind::Open => depth += 1,
-                Kind::Close => depth = depth.checked_sub(1)?,
-                // PREPARE TRANSACTION, or nothing that PostgreSQL would have taken.
-                Kind::Semicolon | Kind::End | Kind::Unknown => break,
-                _ => {}
+/// A PREPARE: all of it, and the statement behind its AS.
+pub type Prepare<'a> = (&'a [u8], &'a [u8]);
+
+/// The PREPAREs of a text. Of several for one name it is the first for which the name was free: the others have failed.
+#[derive(Debug, Default)]
+pub struct Prepares<'a> {
+    by_name: HashMap<Box<[u8]>, Prepare<'a>, RandomState>,
+    /// The only one, whatever it is called.
+    only: Option<Prepare<'a>>,
+}
+
+impl<'a> Prepares<'a> {
+    /// Reads `text`, which is what PostgreSQL shows as the source of a statement: the whole string it came in. There are
+    /// none in a text that cannot be read with certainty.
+    #[must_use]
+    pub fn of(text: &'a [u8]) -> Prepares<'a> {
+        Prepares::read(text).unwrap_or_default()
+    }
+
+    /// The one that makes the statement `name`.
+    #[must_use]
+    pub fn get(&self, name: &[u8]) -> Option<Prepare<'a>> {
+        self.only.or_else(|| self.by_name.get(name).copied())
+    }
+
+    fn read(text: &'a [u8]) -> Option<Prepares<'a>> {
+        let mut lexer = Lexer::lenient(text);
+        let (mut by_name, mut only, mut count) = (HashMap::<_, _, RandomState>::default(), None, 0);
+        loop {
+            let (first, end) = statement_start(&mut lexer)?;
+            if end {
+                return Some(Prepares { by_name, only: only.filter(|_| count == 1) });
             }
-            token = lexer.next_token();
+            let start = text.len() - lexer.rest().len() - first.text.len();
+            if is(first, b"deallocate") || is(first, b"discard") {
+                match dropped(&mut lexer) {
+                    Dropped::All => by_name.clear(),
+                    Dropped::One(name) => drop(by_name.remove(&name)),
+                    Dropped::None => {}
+                }
+            }
+            if !is(first, b"prepare") {
+                skip_statement(&mut lexer)?;
+                continue;
+            }
+            let called = lexer.next_token();
+            if !skip_to_as(&mut lexer)? {
+                continue;
+            }
+            let body = text.len() - lexer.rest().len();
+            let end = skip_statement(&mut lexer)?;
+            let prepare = (&text[start..end], &text[body..end]);
+            (only, count) = (Some(prepare), count + 1);
+            if let Some(name) = identifier(called) {
+                by_name.entry(name).or_insert(prepare);
+            }
         }
-        if !is(token, b"as") {
-            continue;
-        }
-        let body = text.len() - lexer.rest().len();
-        let end = skip_statement(&mut lexer)?;
-        let statement = Some((&text[start..end], &text[body..end]));
-        (only, count) = (statement, count + 1);
-        if identifier(called).as_deref() == Some(name) {
-            found = statement;
+    }
+}
+
+/// What a DEALLOCATE or DISCARD drops.
+enum Dropped {
+    None,
+    One(Box<[u8]>),
+    All,
+}
+
+fn dropped(lexer: &mut Lexer<'_>) -> Dropped {
+    let mut ahead = lexer.clone();
+    let mut token = ahead.next_token();
+    if is(token, b"prepare") {
+        token = ahead.next_token();
+    }
+    if is(token, b"all") {
+        return Dropped::All;
+    }
+    identifier(token).map_or(Dropped::None, Dropped::One)
+}
+
+/// Skips the types of a PREPARE and its AS; `false` if there is none: PREPARE TRANSACTION, or nothing that PostgreSQL
+/// would have taken.
+fn skip_to_as(lexer: &mut Lexer<'_>) -> Option<bool> {
+    let mut depth = 0_usize;
+    loop {
+        let token = lexer.next_token();
+        match token.kind {
+            _ if depth == 0 && is(token, b"as") => return Some(true),
+            Kind::Open => depth += 1,
+            Kind::Close => depth = depth.checked_sub(1)?,
+            Kind::Semicolon | Kind::End | Kind::Unknown => return Some(false),
+            _ => {}
         }
     }
 }
@@ -66,23 +121,64 @@ pub fn executed(text: &[u8]) -> Option<Vec<Box<[u8]>>> {
 /// Whether `text` can mean the statement `name`: the name stands in it, in whatever place and case.
 #[must_use]
 pub fn mentions(text: &[u8], name: &[u8]) -> bool {
-    let escaped = |window: &[u8]| window.eq_ignore_ascii_case(b"u&\"");
-    if name.is_empty() || text.windows(3).any(escaped) {
+    if name.is_empty() || has_escapes(text) {
         return true;
     }
     // Inside quotes a quote is doubled.
     let doubled: Vec<u8> =
         name.iter().flat_map(|&byte| if byte == b'"' { vec![byte, byte] } else { vec![byte] }).collect();
-    let is_part = |byte: Option<&u8>| {
-        byte.is_some_and(|byte| byte.is_ascii_alphanumeric() || *byte == b'_' || *byte >= 0x80)
-    };
-    // One that fills the length of an identifier may be cut off from a longer one.
-    let may_be_cut = name.len() + 4 > MAX_IDENTIFIER;
+    let is_part = |byte: Option<&u8>| byte.is_some_and(|byte| is_word_byte(*byte));
     text.windows(doubled.len()).enumerate().any(|(at, window)| {
         window.eq_ignore_ascii_case(&doubled)
             && !is_part(at.checked_sub(1).and_then(|before| text.get(before)))
-            && (may_be_cut || !is_part(text.get(at + doubled.len())))
+            && (may_be_cut(name) || !is_part(text.get(at + doubled.len())))
     })
+}
+
+/// The words of a text, for [`mentions`] of many names.
+#[derive(Debug)]
+pub struct Words<'a> {
+    text: &'a [u8],
+    /// In lower case; `None` if there is no telling.
+    words: Option<HashSet<Vec<u8>, RandomState>>,
+}
+
+impl<'a> Words<'a> {
+    /// Reads `text`.
+    #[must_use]
+    pub fn of(text: &'a [u8]) -> Words<'a> {
+        let words = || {
+            let runs = text.split(|byte| !is_word_byte(*byte));
+            runs.filter(|run| !run.is_empty()).map(<[u8]>::to_ascii_lowercase).collect()
+        };
+        Words { text, words: (!has_escapes(text)).then(words) }
+    }
+
+    /// Whether the text can mean the statement `name`.
+    #[must_use]
+    pub fn mention(&self, name: &[u8]) -> bool {
+        let Some(words) = &self.words else { return true };
+        if name.is_empty() || may_be_cut(name) || !name.iter().all(|byte| is_word_byte(*byte)) {
+            return mentions(self.text, name);
+        }
+        if name.iter().any(u8::is_ascii_uppercase) {
+            return words.contains(&name.to_ascii_lowercase());
+        }
+        words.contains(name)
+    }
+}
+
+fn has_escapes(text: &[u8]) -> bool {
+    text.windows(3).any(|window| window.eq_ignore_ascii_case(b"u&\""))
+}
+
+fn is_word_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'_' || byte >= 0x80
+}
+
+/// One that fills the length of an identifier may be cut off from a longer one.
+fn may_be_cut(name: &[u8]) -> bool {
+    name.len() + 4 > MAX_IDENTIFIER
 }
 
 /// Whether `text` has the word EXECUTE anywhere, in code in strings too.
@@ -156,7 +252,7 @@ mod tests {
 
     fn found(text: &str, name: &str) -> Option<(String, String)> {
         let text_of = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-        find_prepare(text.as_bytes(), name.as_bytes()).map(|(all, body)| (text_of(all), text_of(body)))
+        Prepares::of(text.as_bytes()).get(name.as_bytes()).map(|(all, body)| (text_of(all), text_of(body)))
     }
 
     #[test]
@@ -169,8 +265,13 @@ mod tests {
         );
         assert_eq!(
             found("prepare a as select 1; prepare b as select 2; prepare a as select 3", "a"),
-            both("prepare a as select 3", " select 3")
+            both("prepare a as select 1", " select 1")
         );
+        for again in ["deallocate a", "DEALLOCATE PREPARE \"a\"", "discard all", "deallocate all"] {
+            let text =
+                format!("prepare a as select 1; prepare b as select 2; {again}; prepare a as select 3");
+            assert_eq!(found(&text, "a"), both("prepare a as select 3", " select 3"));
+        }
         assert_eq!(
             found("prepare \"a \"\"b;\" as select 1;", "a \"b;"),
             both("prepare \"a \"\"b;\" as select 1", " select 1")
@@ -213,8 +314,11 @@ mod tests {
             ("execute ", "a", false),
         ] {
             assert_eq!(mentions(text.as_bytes(), name.as_bytes()), expected, "{text}");
+            assert_eq!(Words::of(text.as_bytes()).mention(name.as_bytes()), expected, "{text}");
         }
         let cut = "n".repeat(63);
         assert!(mentions(format!("execute {cut}nnn").as_bytes(), cut.as_bytes()));
+        assert!(Words::of(format!("execute {cut}nnn").as_bytes()).mention(cut.as_bytes()));
+        assert!(Words::of(b"execute Mixed").mention(b"MIXED"));
     }
 }

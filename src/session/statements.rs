@@ -93,12 +93,12 @@ impl Statement {
         Arc::new(Statement { id, name, rest: rest.into(), sql: None, scope, footprint: AtomicU64::new(0) })
     }
 
-    /// A statement that SQL made: the whole PREPARE, and what is behind its AS.
+    /// A statement that SQL made: the whole PREPARE, what is behind its AS, and the settings that it is read under.
     #[must_use]
-    pub fn by_sql(prepare: &[u8], body: &[u8]) -> Arc<Statement> {
+    pub fn by_sql(prepare: &[u8], body: &[u8], scope: Arc<Settings>) -> Arc<Statement> {
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let rest = [body, b"\0\0\0"].concat().into();
-        let (name, scope) = (Box::default(), Arc::default());
+        let name = Box::default();
         Arc::new(Statement { id, name, rest, sql: Some(prepare.into()), scope, footprint: AtomicU64::new(0) })
     }
 

@@ -39,6 +39,10 @@ pub enum Kind {
     TooManyClients,
     /// `max_db_connections` or `max_user_connections`, for a server that nobody gives back.
     TooManyServers,
+    /// `max_pinned`.
+    TooManyPinned,
+    /// `pin_timeout`.
+    PinTimeout,
     /// `query_wait_timeout`.
     WaitTimeout,
     /// `query_timeout`.
@@ -77,9 +81,10 @@ impl Kind {
             Kind::InvalidAuthorization => "28000",
             Kind::UnknownDatabase => "3D000",
             Kind::TooManyClients | Kind::TooManyServers | Kind::WaitTimeout => "53300",
+            Kind::TooManyPinned => "53400",
             Kind::QueryTimeout | Kind::Canceled | Kind::LoginTimeout => "57014",
             Kind::IdleInTransaction => "25P03",
-            Kind::IdleSession => "57P05",
+            Kind::IdleSession | Kind::PinTimeout => "57P05",
             Kind::Shutdown => "57P01",
             Kind::CannotConnect => "08001",
             Kind::ServerLost => "08006",
@@ -99,6 +104,13 @@ impl Error {
     #[must_use]
     pub fn hint(mut self, hint: &'static str) -> Error {
         self.hint = Some(hint);
+        self
+    }
+
+    /// The same with a detail.
+    #[must_use]
+    pub fn detail(mut self, detail: impl Into<Box<str>>) -> Error {
+        self.detail = Some(detail.into());
         self
     }
 

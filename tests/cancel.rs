@@ -124,6 +124,13 @@ fn a_late_request_never_hits_the_next_client() {
     for reset in ["never", "always"] {
         let valet = trusting(&cluster, 1).setting(&format!("reset = \"{reset}\"")).start();
         let (mut canceling, mut victim) = (valet.client(Role::Trust), valet.client(Role::Trust));
+        // One that certainly comes in time, however busy the machine is.
+        let mut barrier = Barrier::close(&cluster, 7_001);
+        canceling.send(&query(&barrier.sql()));
+        barrier.wait_reached();
+        canceling.cancel().send().expect("the request is taken");
+        assert_canceled(&mut canceling);
+        barrier.open();
         let (stop, hits, done) = (AtomicBool::new(false), AtomicU32::new(0), AtomicU32::new(0));
         std::thread::scope(|scope| {
             // The victim's statements are short and many: each gets the server right behind a canceled one.
@@ -149,7 +156,6 @@ fn a_late_request_never_hits_the_next_client() {
         });
         assert_eq!(hits.load(Ordering::Relaxed), 0, "with reset = {reset}");
         assert!(done.load(Ordering::Relaxed) > 0);
-        assert!(Console::open(&valet).stat("cancels") > 0, "some came in time, else nothing was tested");
     }
 }
 

@@ -20,6 +20,8 @@ pub enum Activity {
     Login,
     /// Outside a transaction, with nothing asked.
     Idle,
+    /// The same, and it keeps its server for itself.
+    Pinned,
     /// In line for a server.
     Waiting,
     /// A server works for it.
@@ -163,6 +165,15 @@ impl ClientCell {
                         "client_idle_timeout: the connection was idle for too long",
                     )
                     .hint("Reconnect, or raise client_idle_timeout."),
+                )
+            }),
+            Activity::Pinned => (limits.pin_timeout, || {
+                Verdict::End(
+                    Error::new(
+                        Kind::PinTimeout,
+                        "pin_timeout: the connection was idle for too long while it kept a server for itself",
+                    )
+                    .hint("End what keeps the server (temporary tables, LISTEN, advisory locks, cursors WITH HOLD), or raise pin_timeout."),
                 )
             }),
             Activity::Active => (limits.query_timeout, || {

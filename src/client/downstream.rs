@@ -9,7 +9,7 @@ use crate::config::Reset;
 use crate::protocol::frame::HEADER;
 use crate::protocol::{ErrorFields, Header, TxStatus, backend};
 use crate::server::ServerError;
-use crate::server::owed::{Owed, Purpose, Verdict};
+use crate::server::owed::{Owed, OwedQueue, Purpose, Verdict};
 use crate::session::settings::followed;
 use crate::session::statements::{CHANGED_NAME, SERVER_PREFIX, UNKNOWN_PREFIX};
 use crate::session::{Reported, ResultShape, Settings};
@@ -53,10 +53,11 @@ impl Relay {
                         return self.server_lost(ServerError::Protocol("malformed ReadyForQuery"));
                     };
                     lease.status = status;
-                    let restored = lease.owed.is_restoring();
+                    let answered = Own::of(&lease.owed);
                     match lease.owed.ready() {
                         Verdict::Forward => {
                             self.discarding = false;
+                            self.after_reset(status);
                             if self.unsafe_encoding {
                                 self.note_encoding();
                             }
@@ -65,8 +66,11 @@ impl Relay {
                         }
                         Verdict::Swallow => {
                             self.drop_reply(header);
-                            if restored {
-                                self.end_of_reset();
+                            match answered {
+                                Own::Restore => self.end_of_reset(),
+                                Own::Survey => self.end_survey()?,
+                                Own::Settings => self.settings_confirmed()?,
+                                Own::Other => {}
                             }
                             self.tell_news();
                         }
@@ -94,7 +98,7 @@ impl Relay {
                         self.pass_reply(header)
                     }
                 }
-                b'T' | b'n' | b'D' if lease.owed.wants_whole() => {
+                b'T' | b'n' | b'D' if lease.owed.wants_whole(header.tag) => {
                     if available < header.total() {
                         if header.total() > WHOLE_LIMIT {
                             return self.server_lost(ServerError::Protocol("an overlong message"));
@@ -105,7 +109,11 @@ impl Relay {
                         break;
                     }
                     if header.tag == b'D' {
-                        self.note_name(header);
+                        if lease.owed.is_survey() {
+                            self.note_finding(header);
+                        } else {
+                            self.note_name(header);
+                        }
                         self.drop_reply(header);
                     } else if !self.note_shape(header)? {
                         return Ok(());
@@ -115,7 +123,7 @@ impl Relay {
                     if tag == b'1' {
                         lease.confirm_prepared();
                     }
-                    let has_told = tag == b'C' && lease.owed.wants_whole();
+                    let has_told = tag == b'C' && lease.owed.is_listing();
                     let verdict = lease.owed.reply(tag);
                     if tag == b'C' && input.get(HEADER) == Some(&b'D') {
                         self.note_command(header);
@@ -159,7 +167,7 @@ impl Relay {
     }
 
     #[inline]
-    fn drop_reply(&mut self, header: Header) {
+    pub(super) fn drop_reply(&mut self, header: Header) {
         self.reply = Body::Discard(header.total());
         self.continue_reply();
     }
@@ -192,6 +200,11 @@ impl Relay {
             self.server_lost(ServerError::Lost(Some(Box::new(error))))?;
             return Ok(false);
         }
+        if self.keeps_error(header) {
+            self.drop_reply(header);
+            return Ok(true);
+        }
+        let body = &self.from_server.bytes()[cursor + HEADER..cursor + header.total()];
         let mentions_us = names_a_statement(body);
         let mut undone = Vec::new();
         let Some(lease) = self.lease.as_mut() else { return Ok(false) };
@@ -359,19 +372,14 @@ impl Relay {
         true
     }
 
-    /// The client's defaults are in force again.
-    fn end_of_reset(&mut self) {
-        self.resetting = None;
-        if let Some(lease) = self.lease.as_mut() {
-            lease.in_force = self.settings.clone();
-        }
-    }
-
     /// A CommandComplete that begins with D, complete: some of them empty a server's statements.
     fn note_command(&mut self, header: Header) {
         let cursor = self.to_client.cursor();
         let tag = &self.from_server.bytes()[cursor + HEADER..cursor + header.total()];
         let is_discard = tag == b"DISCARD ALL\0";
+        if tag == b"DISCARD SEQUENCES\0" {
+            return self.sequences_gone();
+        }
         if !is_discard && tag != b"DEALLOCATE ALL\0" {
             return;
         }
@@ -390,9 +398,32 @@ impl Relay {
             self.statements.set(name, statement);
         }
         if is_discard {
+            let is_last = lease.owed.is_last();
             lease.in_force = Arc::default();
             self.settings = self.startup.clone();
             self.discarding = true;
+            self.all_gone(is_last);
+        }
+    }
+}
+
+/// What of pgvalet's own a ReadyForQuery answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Own {
+    Restore,
+    Survey,
+    Settings,
+    Other,
+}
+
+impl Own {
+    #[inline]
+    fn of(owed: &OwedQueue) -> Own {
+        match () {
+            () if owed.is_restoring() => Own::Restore,
+            () if owed.is_survey() => Own::Survey,
+            () if owed.is_setting() => Own::Settings,
+            () => Own::Other,
         }
     }
 }

@@ -32,6 +32,7 @@ impl Relay {
         let batch_open = boundaries == 0 && lease.owed.is_unsynced();
         let keepable = self.reply == Body::None
             && boundaries <= 1
+            && self.pinned.take().is_none()
             && self.shard.with_policy(|policy| policy.mode) != PoolMode::Session;
         self.forget_facts_after_ddl();
         // Nothing is left to cancel on it. What it never came to, or never told of, has not changed the client's names.

@@ -18,6 +18,7 @@ mod relay;
 mod replication;
 mod resets;
 mod sql_names;
+mod survey;
 mod upstream;
 
 pub use cell::{ClientCell, Verdict};

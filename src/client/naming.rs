@@ -346,10 +346,10 @@ impl Relay {
         {
             return reading.clone();
         }
-        let reading = self.settings.as_reported(&self.told);
+        let reading = self.settings.reading(&self.told);
         let reading = match &self.reading {
             Some((_, _, known)) if **known == reading => known.clone(),
-            _ => Arc::new(reading),
+            _ => self.shard.share_reading(reading),
         };
         self.reading = Some((self.settings.clone(), self.told.clone(), reading.clone()));
         reading

@@ -11,11 +11,12 @@ use crate::client::cell::{Activity, ClientCell};
 use crate::client::context::Context as WorkerContext;
 use crate::client::outgoing::Outgoing;
 use crate::client::sql_names::SqlNames;
+use crate::client::survey::{Confirming, Survey};
 use crate::config::{Config, PoolMode, Reset};
 use crate::error::{Error, Kind};
 use crate::net::buffer::{LARGE, SMALL};
 use crate::net::{Buffer, Stream};
-use crate::pool::{CheckoutError, Lease, Shard};
+use crate::pool::{CheckoutError, Lease, Pinned, Shard};
 use crate::protocol::frame::FrameError;
 use crate::protocol::{TxStatus, backend, frontend};
 use crate::routing;
@@ -119,7 +120,7 @@ pub(super) struct Relay {
     pub(super) startup_reported: Arc<Reported>,
     /// What the last RESET took back; what is reported of it until the client's defaults hold again is not its own.
     pub(super) resetting: Option<Box<Resets>>,
-    /// What the statement of the last Bind takes back when it is executed.
+    /// What statements take back that were bound in this lease.
     pub(super) bound_resets: Option<Box<Resets>>,
     /// How texts are read: what its settings and the server's reports, as they were then, come to.
     pub(super) reading: Option<(Arc<Settings>, Arc<Reported>, Arc<Settings>)>,
@@ -128,8 +129,22 @@ pub(super) struct Relay {
     /// Whether bytes of its encoding can look like ASCII and not be, or the encoding may be about to change.
     pub(super) unsafe_encoding: bool,
 
-    /// What it can have left behind in the server it has.
+    /// What it can have left behind in the server it has, since the server was last asked.
     pub(super) footprint: Footprint,
+    /// What is known to be left there, or can be from before.
+    pub(super) left: Footprint,
+    /// The question that the server was asked, and has not answered.
+    pub(super) survey: Option<Box<Survey>>,
+    /// Nothing has run since the server was asked.
+    pub(super) is_surveyed: bool,
+    /// Custom settings that it may have set in this lease.
+    pub(super) custom: Vec<Box<str>>,
+    /// It keeps its server for itself.
+    pub(super) pinned: Option<Box<Pinned>>,
+    /// It has asked for `currval` or `lastval`.
+    pub(super) asks_currval: bool,
+    /// Nothing may run until the server has taken the client's settings.
+    pub(super) confirming: Option<Box<Confirming>>,
     /// Whether that server has its unnamed statement.
     pub(super) unnamed_here: bool,
     /// Names that were taken back because their Parse was never reached, by statement: a later batch may still be told
@@ -380,7 +395,7 @@ impl Relay {
     }
 
     /// Takes the server on: what it lacks goes in front of the client's bytes.
-    fn begin_lease(&mut self, mut lease: Lease, now: Instant) {
+    fn begin_lease(&mut self, lease: Lease, now: Instant) {
         self.shard.counters().leases.add(1);
         self.set_activity(Activity::Active, now);
         self.leased_at = now;
@@ -392,25 +407,17 @@ impl Relay {
         self.sql_names.clear();
         self.resetting = None;
         self.bound_resets = None;
-        if !Arc::ptr_eq(&lease.in_force, &self.settings) {
-            let difference = lease.in_force.difference(&self.settings);
-            if !difference.is_empty() {
-                self.shard.counters().setting_syncs.add(1);
-                frontend::query(self.to_server.insert(&mut self.from_client), &difference);
-                lease.owed.push(Owed::Settings);
-            }
-            lease.in_force = self.settings.clone();
-        }
+        self.left = Footprint::NOTHING;
+        self.lease = Some(lease);
+        self.put_settings_in_force();
         if let Some(lost) = self.lost.take() {
             debug_assert!(lost.error.is_none());
             for sql in FAIL_A_TRANSACTION {
                 frontend::query(self.to_server.insert(&mut self.from_client), sql);
-                lease.owed.push(Owed::Failing);
+                self.owe(Owed::Failing);
             }
         }
-        let tell = lease.owed.is_empty();
-        self.lease = Some(lease);
-        if tell {
+        if self.lease.as_ref().is_some_and(|lease| lease.owed.is_empty()) {
             self.tell_news();
         }
     }
@@ -466,22 +473,44 @@ impl Relay {
                 _ => self.server_lost(ServerError::Protocol("bytes after ReadyForQuery")),
             };
         }
-        self.forget_facts_after_ddl();
-        if self.sql_names.is_to_be_asked()
-            && self.shard.with_policy(|policy| policy.mode) != PoolMode::Session
-        {
-            // What the client has prepared by SQL is asked of the server before it goes to others.
-            self.ask_names();
+        if self.is_session_pooled() {
+            self.forget_facts_after_ddl();
+            self.set_activity(Activity::Idle, Instant::now());
+            self.shard.counters().transactions.add(1);
+            return Ok(());
+        }
+        if !self.footprint.union(self.left).is_empty() && self.lingers()? {
             return Ok(());
         }
         let now = Instant::now();
         self.set_activity(Activity::Idle, now);
-        if self.shard.with_policy(|policy| policy.mode) == PoolMode::Session {
-            self.shard.counters().transactions.add(1);
-            return Ok(());
-        }
         self.release(now);
         Ok(())
+    }
+
+    /// Whether the server does not go to others yet: it is asked something first, or the client keeps it.
+    fn lingers(&mut self) -> Result<bool, End> {
+        if self.sql_names.is_to_be_asked() {
+            // What the client has prepared by SQL is asked of the server before it goes to others.
+            self.ask_names();
+            return Ok(true);
+        }
+        if self.survey_is_due() {
+            self.forget_facts_after_ddl();
+            self.send_survey();
+            return Ok(true);
+        }
+        self.forget_facts_after_ddl();
+        let stays = self.stays()?;
+        if stays {
+            self.shard.counters().transactions.add(1);
+            self.set_activity(Activity::Pinned, Instant::now());
+        }
+        Ok(stays)
+    }
+
+    pub(super) fn is_session_pooled(&self) -> bool {
+        self.shard.with_policy(|policy| policy.mode) == PoolMode::Session
     }
 
     /// Forgets what was known of the catalog if the client may have changed it.
@@ -499,6 +528,11 @@ impl Relay {
         counters.transactions.add(1);
         counters.transaction_us.add(now.saturating_duration_since(self.leased_at).as_micros() as u64);
         let plan = self.reset_plan();
+        self.custom = Vec::new();
+        if self.undone_names.capacity() > 0 {
+            self.undone_names = Vec::new();
+        }
+        self.sql_names.clear();
         if self.spoiled {
             lease.retire();
         } else {
@@ -511,13 +545,16 @@ impl Relay {
         match self.shard.with_policy(|policy| policy.reset) {
             Reset::Never => ResetPlan::Nothing,
             Reset::Always => ResetPlan::Full,
-            Reset::Auto if self.footprint.is_stateless() => ResetPlan::Nothing,
             Reset::Auto => {
-                self.shard.count_reset(self.footprint);
+                let footprint = self.footprint.union(self.left);
+                if footprint.is_stateless() {
+                    return ResetPlan::Nothing;
+                }
+                self.shard.count_reset(footprint);
                 if self.sql_names.is_uncertain() {
                     return ResetPlan::Full;
                 }
-                let plan = self.footprint.without(Footprint::STATEMENTS).reset_plan();
+                let plan = footprint.without(Footprint::STATEMENTS).reset_plan();
                 self.sql_names.reset(plan)
             }
         }

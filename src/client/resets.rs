@@ -1,12 +1,14 @@
 //! RESET and DISCARD ALL: a client goes back to what it logged in with, where the server would go back to its own.
 //!
-//! Behind the client's statement goes one of pgvalet's own that sets the client's defaults again. What the server reports
-//! in between is not the client's value.
+//! When the client's Query has been answered, or behind its Execute, one of pgvalet's own sets the client's defaults again.
+//! What the server reports in between is not the client's value.
 
 use crate::client::relay::Relay;
-use crate::protocol::frontend;
+use crate::config::PoolMode;
+use crate::protocol::{TxStatus, frontend};
 use crate::server::owed::Owed;
 use crate::session::resets::Resets;
+use crate::session::settings::quote_literal;
 use crate::session::{Footprint, Settings};
 use std::sync::Arc;
 
@@ -21,31 +23,79 @@ impl Relay {
         Resets::of(sql)
     }
 
-    /// Puts the client's defaults in force again behind a Query that was sent.
-    pub(super) fn restore(&mut self, resets: Resets) {
-        let Some(sql) = self.restoration(&resets) else { return };
-        frontend::query(self.to_server.insert(&mut self.from_client), &sql);
-        // Whether the text before it was rolled back is not known yet: the server is made as new before it goes to others.
+    /// Notes that a Query is sent which resets this. What comes behind it is held until the client's defaults are in force
+    /// again.
+    pub(super) fn begin_reset(&mut self, resets: Resets) {
         self.note_footprint(Footprint::SETTINGS);
-        self.owe(Owed::Restore);
-        self.resetting = Some(Box::new(resets));
-    }
-
-    /// The same behind an Execute, in the client's batch.
-    pub(super) fn restore_in_batch(&mut self, resets: &Resets) {
-        if let Some(sql) = self.restoration(resets) {
-            self.note_footprint(Footprint::SETTINGS);
-            self.run_once(sql.as_bytes(), Owed::Own(b'C'));
+        match &mut self.resetting {
+            Some(known) => known.join(resets),
+            None => self.resetting = Some(Box::new(resets)),
         }
     }
 
+    /// A Query of the client's has been answered: if it has reset something, puts the client's defaults in force.
+    pub(super) fn after_reset(&mut self, status: TxStatus) {
+        let Some(resets) = &self.resetting else { return };
+        let is_session = self.shard.with_policy(|policy| policy.mode) == PoolMode::Session;
+        match status {
+            // Whatever it was is rolled back, and when the transaction has ended the server is asked.
+            TxStatus::Failed => self.resetting = None,
+            // The server goes to others; before that it is asked what holds.
+            TxStatus::Idle if !is_session => {}
+            TxStatus::Idle | TxStatus::InTransaction => match self.restoration(resets) {
+                Some(sql) => {
+                    frontend::query(self.to_server.insert(&mut self.from_client), &sql);
+                    self.owe(Owed::Restore);
+                }
+                None => self.resetting = None,
+            },
+        }
+    }
+
+    /// Puts the client's defaults in force behind an Execute, in the client's batch, if a statement that was bound can have
+    /// reset them.
+    pub(super) fn restore_in_batch(&mut self) {
+        let Some(resets) = self.bound_resets.take() else { return };
+        if let Some(sql) = self.restoration(&resets) {
+            self.note_footprint(Footprint::SETTINGS);
+            self.run_once(sql.as_bytes(), Owed::Own(b'C'));
+        }
+        // The portal may be executed again, or another one that was bound before.
+        self.bound_resets = Some(resets);
+    }
+
+    /// Notes that a statement was bound which resets this.
+    pub(super) fn note_bound_resets(&mut self, resets: Resets) {
+        match &mut self.bound_resets {
+            Some(known) => known.join(resets),
+            None => self.bound_resets = Some(Box::new(resets)),
+        }
+    }
+
+    /// The statement that sets those of the client's defaults again that are not set: whether what reset them took effect,
+    /// or was rolled back, the server knows.
     fn restoration(&self, resets: &Resets) -> Option<String> {
-        let mut wanted = Settings::default();
-        self.startup
-            .iter()
-            .filter(|(name, _)| resets.contains(name))
-            .for_each(|(name, value)| wanted.set(name, value));
-        (!wanted.is_empty()).then(|| Settings::default().difference(&wanted))
+        let wanted = self.startup.iter().filter(|(name, _)| resets.contains(name));
+        let wanted: Vec<String> = wanted
+            .map(|(name, value)| format!("({}, {})", quote_literal(name), quote_literal(value)))
+            .collect();
+        (!wanted.is_empty()).then(|| {
+            format!(
+                "SELECT pg_catalog.set_config(w.n, w.v, false) FROM (VALUES {}) w(n, v) LEFT JOIN \
+                 pg_catalog.pg_settings s ON pg_catalog.lower(s.name) OPERATOR(pg_catalog.=) w.n WHERE CASE WHEN \
+                 s.name IS NULL THEN coalesce(pg_catalog.current_setting(w.n, true), '') OPERATOR(pg_catalog.=) '' \
+                 ELSE s.source OPERATOR(pg_catalog.<>) 'session' END",
+                wanted.join(", ")
+            )
+        })
+    }
+
+    /// The client's defaults are in force again.
+    pub(super) fn end_of_reset(&mut self) {
+        self.resetting = None;
+        if let Some(lease) = self.lease.as_mut() {
+            lease.in_force = self.settings.clone();
+        }
     }
 
     /// What the client is told when a server reports `name`: its own default, if it is on its way back to that.

@@ -14,7 +14,7 @@ use crate::server::owed::Owed;
 use crate::session::classify::classify;
 use crate::session::footprint::ResetPlan;
 use crate::session::sql_prepare::{Prepare, Prepares, Words, executed, may_execute, quote};
-use crate::session::statements::stamp;
+use crate::session::statements::{key, stamp};
 use crate::session::{Footprint, Named, Statement};
 use foldhash::fast::RandomState;
 use std::borrow::Cow;
@@ -271,6 +271,7 @@ impl Relay {
 
     /// Makes the statement of a name that SQL made known to the server. `false` while the names are not certain.
     pub(super) fn supply_sql(&mut self, name: &[u8], statement: &Arc<Statement>) {
+        let name = key(name);
         let is_there =
             matches!(self.sql_names.here.get(name), Some(Some(there)) if there.id() == statement.id());
         if !is_there {

@@ -29,6 +29,9 @@ const STATEMENT_LIMIT: usize = 1 << 20;
 /// Names taken back that are remembered for error messages.
 pub(super) const UNDONE_NAMES: usize = 64;
 
+/// What a text does that may set custom settings.
+const MAY_NAME_SETTINGS: Footprint = Footprint::SETTINGS.union(Footprint::EVERYTHING);
+
 /// How it went with one message.
 pub(super) enum Step {
     /// It was dealt with.
@@ -191,8 +194,12 @@ impl Relay {
     /// A message of a client that has a server.
     fn forward_message(&mut self) -> Result<Step, End> {
         let Some(header) = self.header()? else { return Ok(Step::NeedMore) };
-        if matches!(self.cell.activity(), Activity::Idle | Activity::IdleInTransaction) {
+        if matches!(self.cell.activity(), Activity::Idle | Activity::IdleInTransaction | Activity::Pinned) {
             self.set_activity(Activity::Active, Instant::now());
+            self.is_surveyed = false;
+        }
+        if self.is_held() {
+            return Ok(Step::NeedReplies);
         }
         if let Some(lease) = &self.lease {
             if lease.owed.is_skipping() && !matches!(header.tag, b'S' | b'X') {
@@ -245,6 +252,14 @@ impl Relay {
         Ok(Step::Done)
     }
 
+    /// Whether nothing of what the client sends may go on yet: settings of its own are being brought into force, or the
+    /// server is about to go to others.
+    #[inline]
+    fn is_held(&self) -> bool {
+        (self.resetting.is_some() || self.confirming.is_some() || self.survey.is_some())
+            && self.lease.as_ref().is_some_and(|lease| !lease.owed.is_empty() && !lease.owed.copying_in())
+    }
+
     /// Has the server send what it holds back until a Sync, once for each time that the limit is reached.
     fn ask_for_replies(&mut self) {
         if !self.asked_for_replies {
@@ -267,6 +282,10 @@ impl Relay {
                     return Ok(Step::NeedReplies);
                 }
                 let resets = self.query_resets(header);
+                if !resets.is_empty() && self.lease.as_ref().is_some_and(|lease| lease.owed.boundaries() > 0)
+                {
+                    return Ok(Step::NeedReplies);
+                }
                 let unnamed = self.statements.set(b"", None);
                 let may_forget = forgets_statements(&self.input()[HEADER..]);
                 if let Some(lease) = self.lease.as_mut().filter(|_| may_forget) {
@@ -275,17 +294,15 @@ impl Relay {
                 let _ = self.sql_names.sent();
                 self.owe(Owed::Query(unnamed.map(Box::new)));
                 if !resets.is_empty() {
-                    self.pass(header);
-                    self.restore(resets);
-                    return Ok(Step::Done);
+                    self.begin_reset(resets);
                 }
             }
             b'S' => self.owe(Owed::Sync),
             b'E' => {
                 self.owe(Owed::Execute);
-                if let Some(resets) = self.bound_resets.take() {
+                if self.bound_resets.is_some() {
                     self.pass(header);
-                    self.restore_in_batch(&resets);
+                    self.restore_in_batch();
                     return Ok(Step::Done);
                 }
             }
@@ -418,6 +435,11 @@ impl Relay {
             let sql = frontend::read_query(&self.input()[..header.total()]).to_vec();
             return self.judge_names(&sql, found, true);
         }
+        if found.intersects(MAY_NAME_SETTINGS) {
+            let end = header.total().min(self.input().len());
+            let sql = self.input()[HEADER..end].to_vec();
+            self.note_hints(&sql);
+        }
         self.note_footprint(found);
         true
     }
@@ -434,6 +456,9 @@ impl Relay {
 
     /// The rest of the judgement of a text that concerns statements of SQL's.
     fn judge_names(&mut self, sql: &[u8], found: Footprint, in_query: bool) -> bool {
+        if found.intersects(MAY_NAME_SETTINGS) {
+            self.note_hints(sql);
+        }
         let met = self.meet_names(sql, found, in_query);
         if met {
             // A portal is executed later: by then the name may stand for something else.
@@ -455,9 +480,30 @@ impl Relay {
             return self.judge_names(statement.text(), found, false);
         }
         let resets = self.resets_of(statement.text(), found);
-        self.bound_resets = (!resets.is_empty()).then(|| Box::new(resets));
+        if !resets.is_empty() {
+            self.note_bound_resets(resets);
+        }
+        if found.intersects(MAY_NAME_SETTINGS) {
+            self.note_hints(statement.text());
+            self.note_bound_names(statement.text());
+        }
         self.note_footprint(found);
         true
+    }
+
+    /// The Bind that comes next may give set_config the name of a custom setting.
+    fn note_bound_names(&mut self, text: &[u8]) {
+        let is_setter = |window: &[u8]| window.eq_ignore_ascii_case(b"set_config");
+        if !text.windows(10).any(is_setter) {
+            return;
+        }
+        if let Ok(Some(header)) = Header::parse(self.input())
+            && header.tag == b'B'
+        {
+            let end = header.total().min(self.input().len());
+            let values = self.input()[HEADER..end].to_vec();
+            self.note_custom(&values);
+        }
     }
 
     pub(super) fn note_footprint(&mut self, found: Footprint) {

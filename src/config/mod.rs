@@ -136,6 +136,14 @@ pub struct General {
     pub reset: Reset,
     /// The statements of a full reset.
     pub server_reset_query: String,
+    /// What happens to a client whose session holds what only its server has.
+    pub pin: Pin,
+    /// Clients of a pool that may keep a server for themselves; `None`: all.
+    pub max_pinned: Option<u32>,
+    /// Time that such a client may be idle.
+    pub pin_timeout: Option<Duration>,
+    /// Whether `nextval` and `setval` make a client keep its server, for `currval` and `lastval`.
+    pub pin_sequences: bool,
     /// How long what the catalog says of triggers, views and functions is believed before it is read again.
     pub catalog_probe_interval: Duration,
     /// Query that shows an idle server to be alive; `None`: no check.
@@ -201,6 +209,12 @@ pub struct Database {
     pub pool_mode: Option<PoolMode>,
     /// See [`General::reset`].
     pub reset: Reset,
+    /// See [`General::pin`].
+    pub pin: Pin,
+    /// See [`General::max_pinned`].
+    pub max_pinned: Option<u32>,
+    /// See [`General::pin_sequences`].
+    pub pin_sequences: bool,
     /// Servers of this database over all its pools.
     pub max_db_connections: Option<u32>,
     /// `None`: the user's or the general one; `Some(None)`: no limit.
@@ -265,6 +279,16 @@ pub enum Reset {
     Always,
     /// Nothing.
     Never,
+}
+
+/// What happens to a client whose session holds what only its server has: temporary tables, session-level advisory locks,
+/// cursors `WITH HOLD`, channels listened to, what `currval` answers, loaded libraries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pin {
+    /// It keeps the server for as long as that lives.
+    Allow,
+    /// It is ended.
+    Refuse,
 }
 
 /// Where a server listens.

@@ -14,7 +14,7 @@ use super::units::{
     MillisLimit, Names, Number, OptionalText, Password, Pause, Port, Scalar, Text, Time, TimeLimit, Unit,
     Word, Workers,
 };
-use super::{AuthType, General, Host, Log, PoolMode, Reset, Tcp, missing};
+use super::{AuthType, General, Host, Log, Pin, PoolMode, Reset, Tcp, missing};
 
 /// A setting, as documentation and SHOW CONFIG see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +79,9 @@ pub(super) struct DatabaseEntry {
     pub(super) reserve_pool_size: Option<u32>,
     pub(super) max_db_connections: Option<Option<u32>>,
     pub(super) reset: Option<Reset>,
+    pub(super) pin: Option<Pin>,
+    pub(super) max_pinned: Option<Option<u32>>,
+    pub(super) pin_sequences: Option<bool>,
     pub(super) query_wait_timeout: Option<Option<Duration>>,
     pub(super) server_lifetime: Option<Option<Duration>>,
 }
@@ -218,6 +221,14 @@ pub(super) static GENERAL: &[Setting<General>] = &[
         "What a server goes through between two clients: the least that makes it as new, a full reset, or nothing."),
     setting!(server_reset_query: Text = r#""DISCARD ALL""#, reload,
         "What a full reset runs after `DISCARD ALL`, if it is anything else."),
+    setting!(pin: Word<Pin> = r#""allow""#, reload,
+        "What happens to a client whose session holds what only its server has (docs/session-state.md): it keeps the server, or it is ended."),
+    setting!(max_pinned: Limit = "0", reload,
+        "Clients of a pool that may keep a server for themselves; one more is ended. 0: no limit."),
+    setting!(pin_timeout: TimeLimit = "0", reload,
+        "Time that a client may be idle while it keeps a server for itself; 0: no limit."),
+    setting!(pin_sequences: Flag = "true", reload,
+        "Whether calling `nextval` or `setval` makes a client keep its server, so that `currval` and `lastval` answer."),
     setting!(catalog_probe_interval: Time = r#""30s""#, reload,
         "How long what the catalog says of triggers, views and functions is believed; `reset = \"auto\"` relies on it."),
     setting!(server_check_query: CheckQuery = r#""<empty>""#, reload,
@@ -294,6 +305,12 @@ pub(super) static DATABASE: &[Setting<DatabaseEntry>] = &[
         "Overrides the general `max_db_connections`."),
     setting!(reset: Maybe<Word<Reset>> = "", reload,
         "Overrides the general `reset`."),
+    setting!(pin: Maybe<Word<Pin>> = "", reload,
+        "Overrides the general `pin`."),
+    setting!(max_pinned: Maybe<Limit> = "", reload,
+        "Overrides the general `max_pinned`."),
+    setting!(pin_sequences: Maybe<Flag> = "", reload,
+        "Overrides the general `pin_sequences`."),
     setting!(query_wait_timeout: Maybe<TimeLimit> = "", reload,
         "Overrides the user's and the general `query_wait_timeout`."),
     setting!(server_lifetime: Maybe<TimeLimit> = "", reload,
@@ -359,6 +376,10 @@ fn blank() -> General {
         admin_users: Vec::new(),
         stats_users: Vec::new(),
         reset: Reset::Auto,
+        pin: Pin::Allow,
+        max_pinned: None,
+        pin_timeout: None,
+        pin_sequences: true,
         server_reset_query: String::new(),
         catalog_probe_interval: Duration::ZERO,
         server_check_query: None,

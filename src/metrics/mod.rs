@@ -89,6 +89,10 @@ counters! {
         handovers,
         /// Times a client's settings had to be sent to a server.
         setting_syncs,
+        /// Times a server was asked what its client had left in the session.
+        surveys,
+        /// Times a client began to keep a server for itself.
+        pins,
         /// Errors that pgvalet itself gave to clients.
         pooler_errors,
         /// Servers lost while a client had them.

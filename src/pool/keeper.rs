@@ -8,7 +8,7 @@ use crate::pool::budget::Permit;
 use crate::pool::shard::PATIENCE;
 use crate::pool::{CheckoutError, Lease, Pooled, Shard, jitter};
 use crate::protocol::TxStatus;
-use crate::server::{Server, ServerError, cancel, login};
+use crate::server::{Reply, Server, ServerError, cancel, login};
 use crate::session::catalog::PROBE_SQL;
 use crate::session::footprint::ResetPlan;
 use crate::session::{CatalogFacts, Settings};
@@ -207,7 +207,7 @@ async fn check(mut lease: Lease) {
 
 /// Reads the catalog and tells the pool; the server can still be used after `Ok`.
 async fn probe(server: &mut Server, shard: &Rc<Shard>) -> Result<(), ServerError> {
-    let outcome = timeout(OWN_QUERY_LIMIT, server.run(PROBE_SQL)).await.unwrap_or(Err(ServerError::Timeout));
+    let outcome = timeout(OWN_QUERY_LIMIT, read_catalog(server)).await.unwrap_or(Err(ServerError::Timeout));
     let failure = match outcome {
         Ok(reply) => {
             shard.pool.catalog.probed(Some(CatalogFacts::from_rows(&reply.rows)));
@@ -226,6 +226,17 @@ async fn probe(server: &mut Server, shard: &Rc<Shard>) -> Result<(), ServerError
         ServerError::Refused(_) => Ok(()),
         failure => Err(failure),
     }
+}
+
+/// Reads the catalog without the settings of the client who was there last.
+async fn read_catalog(server: &mut Server) -> Result<Reply, ServerError> {
+    if !server.in_force.is_empty() {
+        let none = Arc::new(Settings::default());
+        let difference = server.in_force.difference(&none);
+        server.run(&difference).await?;
+        server.in_force = none;
+    }
+    server.run(PROBE_SQL).await
 }
 
 async fn probe_idle(mut lease: Lease) {

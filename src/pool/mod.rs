@@ -14,16 +14,18 @@ pub mod catalog;
 pub mod keeper;
 pub mod lease;
 pub mod line;
+pub mod pinned;
 pub mod registry;
 pub mod shard;
 pub mod sweep;
 
 pub use lease::{Lease, Pooled};
 pub use line::{CheckoutError, Seat};
+pub use pinned::Pinned;
 pub use registry::{Registry, Shards};
 pub use shard::Shard;
 
-use crate::config::{PoolMode, Reset};
+use crate::config::{Pin, PoolMode, Reset};
 use crate::metrics::{PoolCounters, ResetReasons};
 use crate::pool::budget::{Group, Permit};
 use crate::pool::catalog::Catalog;
@@ -66,6 +68,12 @@ pub struct Policy {
     pub mode: PoolMode,
     /// What happens between two clients.
     pub reset: Reset,
+    /// What happens to a client that needs its server for itself.
+    pub pin: Pin,
+    /// Clients that may do so.
+    pub max_pinned: Option<u32>,
+    /// See the setting of this name.
+    pub pin_sequences: bool,
     /// The statements of a full reset.
     pub reset_query: String,
     /// See the setting `catalog_probe_interval`.
@@ -101,6 +109,8 @@ pub struct Pool {
     retired: AtomicBool,
     pub(crate) branches: Box<[Branch]>,
     trouble: Mutex<Trouble>,
+    /// Clients that keep a server for themselves.
+    pub(crate) pinned: AtomicU32,
     /// What servers reported under settings that clients log in with. One for all workers, so that a login waits for no
     /// server where another worker knows the greeting.
     pub(crate) accepted: Mutex<LruCache<Arc<Settings>, Arc<Reported>>>,
@@ -122,6 +132,8 @@ pub struct Branch {
     pub counters: PoolCounters,
     /// Resets by reason.
     pub reset_reasons: ResetReasons,
+    /// Clients that began to keep a server for themselves, by reason.
+    pub pin_reasons: ResetReasons,
 }
 
 #[derive(Debug, Default)]
@@ -161,6 +173,7 @@ impl Pool {
             waiters: AtomicU32::new(0),
             counters: PoolCounters::default(),
             reset_reasons: ResetReasons::default(),
+            pin_reasons: ResetReasons::default(),
         };
         Pool {
             key,
@@ -173,6 +186,7 @@ impl Pool {
             retired: AtomicBool::new(false),
             branches: (0..workers).map(branch).collect(),
             trouble: Mutex::default(),
+            pinned: AtomicU32::new(0),
             accepted: Mutex::new(LruCache::new(ACCEPTED_SETTINGS)),
             catalog,
         }

@@ -9,7 +9,11 @@ use crate::pool::registry::Parcel;
 use crate::pool::{CheckoutError, ConnectState, Lease, Policy, Pool, Pooled, Seat, lock};
 use crate::server::{ServerError, login};
 use crate::session::{CatalogFacts, Footprint, Interner, Reported, Settings, Shapes};
+use foldhash::fast::RandomState;
+use lru::LruCache;
 use std::cell::{Cell, RefCell};
+use std::hash::BuildHasher;
+use std::num::NonZeroUsize;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
@@ -26,6 +30,10 @@ pub(crate) const PATIENCE: Duration = Duration::from_millis(1);
 const GENEROSITY: Duration = Duration::from_millis(10);
 /// Bytes of statement texts kept by a shard for the next client that prepares the same.
 const INTERNER_BUDGET: usize = 16 << 20;
+/// Ways to read texts that a shard keeps.
+const READINGS: NonZeroUsize = NonZeroUsize::new(256).unwrap();
+/// Settings that a shard remembers to have been taken by a server.
+const TAKEN: NonZeroUsize = NonZeroUsize::new(8192).unwrap();
 
 /// One worker's part of a pool.
 #[derive(Debug)]
@@ -40,6 +48,11 @@ pub struct Shard {
     siblings: Rc<[UnboundedSender<Parcel>]>,
     /// Statements that clients prepare.
     pub interner: RefCell<Interner>,
+    /// Ways to read texts, each held once.
+    readings: RefCell<LruCache<Settings, Arc<Settings>>>,
+    /// Settings that a server has taken: hashes of name and value.
+    taken: RefCell<LruCache<u64, ()>>,
+    hasher: RandomState,
     /// What simple queries were judged to leave behind.
     pub shapes: RefCell<Shapes>,
     facts: RefCell<(u32, Arc<CatalogFacts>)>,
@@ -66,6 +79,9 @@ impl Shard {
             jobs,
             siblings,
             interner: RefCell::new(Interner::new(INTERNER_BUDGET)),
+            readings: RefCell::new(LruCache::new(READINGS)),
+            taken: RefCell::new(LruCache::new(TAKEN)),
+            hasher: RandomState::default(),
             shapes: RefCell::new(Shapes::new(getrandom::u64().unwrap_or(0))),
             busy_since_probe: Cell::new(false),
             looking_again: Cell::new(false),
@@ -106,6 +122,17 @@ impl Shard {
         }
     }
 
+    /// Counts a client that keeps its server, and why.
+    pub(crate) fn count_pin(&self, kinds: Footprint) {
+        self.counters().pins.add(1);
+        let reasons = &self.pool.branches[self.worker].pin_reasons;
+        for (index, name) in Footprint::ALL_REASONS.iter().enumerate() {
+            if kinds.reasons().any(|reason| reason == *name) {
+                reasons.count(index);
+            }
+        }
+    }
+
     /// What is known of the catalog, and the generation of that knowledge.
     #[inline]
     pub fn with_facts<T>(&self, look: impl FnOnce(u32, &CatalogFacts) -> T) -> T {
@@ -115,6 +142,32 @@ impl Shard {
         }
         let facts = self.facts.borrow();
         look(facts.0, &facts.1)
+    }
+
+    /// The one copy of a way to read texts.
+    #[must_use]
+    pub fn share_reading(&self, reading: Settings) -> Arc<Settings> {
+        let mut readings = self.readings.borrow_mut();
+        if let Some(known) = readings.get(&reading) {
+            return known.clone();
+        }
+        let shared = Arc::new(reading.clone());
+        readings.put(reading, shared.clone());
+        shared
+    }
+
+    /// Whether a server of this pool has taken this value before, so that the next one can be expected to.
+    #[must_use]
+    pub fn was_taken(&self, name: &str, value: &str) -> bool {
+        self.taken.borrow_mut().get(&self.hasher.hash_one((name, value))).is_some()
+    }
+
+    /// Notes that a server has taken these settings.
+    pub fn note_taken(&self, settings: &Settings) {
+        let mut taken = self.taken.borrow_mut();
+        for entry in settings.iter() {
+            taken.put(self.hasher.hash_one(entry), ());
+        }
     }
 
     /// What a server reports under these settings, if a client logged in with them before.
@@ -128,6 +181,7 @@ impl Shard {
 
     /// Remembers what a server reported under these settings.
     pub fn accept(&self, settings: &Arc<Settings>, reported: &Arc<Reported>) {
+        self.note_taken(settings);
         lock(&self.pool.accepted).put(settings.clone(), reported.clone());
     }
 

@@ -22,6 +22,8 @@ pub struct Limits {
     pub client_idle_timeout: Option<Duration>,
     /// See the setting of this name.
     pub idle_transaction_timeout: Option<Duration>,
+    /// See the setting of this name.
+    pub pin_timeout: Option<Duration>,
 }
 
 /// What serves a user on a database, if the configuration knows the database.
@@ -98,6 +100,9 @@ fn policy(general: &General, database: &Database, user: Option<&User>) -> Policy
         reserve_timeout: general.reserve_pool_timeout,
         mode: resolve::pool_mode(general, database, user),
         reset: database.reset,
+        pin: database.pin,
+        max_pinned: database.max_pinned,
+        pin_sequences: database.pin_sequences,
         reset_query: general.server_reset_query.clone(),
         probe_interval: general.catalog_probe_interval,
         check_query: general.server_check_query.clone(),
@@ -123,5 +128,6 @@ pub fn limits(config: &Config, database_name: &str, user_name: &str) -> Limits {
         },
         client_idle_timeout: resolve::client_idle_timeout(general, user),
         idle_transaction_timeout: resolve::idle_transaction_timeout(general, user),
+        pin_timeout: general.pin_timeout,
     }
 }

@@ -74,7 +74,7 @@ impl OwedQueue {
             }
             _ if self.skipping => return Some(owed),
             Owed::Query(_) | Owed::FunctionCall => self.unsynced = false,
-            Owed::Settings | Owed::Failing | Owed::Restore => {}
+            Owed::Settings | Owed::Failing | Owed::Restore | Owed::Survey => {}
             Owed::OwnSync => self.unsynced = false,
             Owed::CopyData => {
                 if matches!(self.queue.back(), None | Some(Owed::CopyData)) {
@@ -182,6 +182,12 @@ impl OwedQueue {
         self.namings
     }
 
+    /// Whether nothing was sent behind what is being answered.
+    #[must_use]
+    pub fn is_last(&self) -> bool {
+        self.queue.len() <= 1 && !self.unsynced
+    }
+
     /// Whether a batch is open.
     #[must_use]
     pub fn is_unsynced(&self) -> bool {
@@ -246,6 +252,7 @@ impl OwedQueue {
                 Owed::Settings
                     | Owed::Failing
                     | Owed::Restore
+                    | Owed::Survey
                     | Owed::Prepare(_)
                     | Owed::Evict(_)
                     | Owed::Shape(_)
@@ -290,8 +297,33 @@ impl OwedQueue {
     /// Whether what comes now, RowDescription, NoData or DataRow, tells pgvalet itself something.
     #[inline]
     #[must_use]
-    pub fn wants_whole(&self) -> bool {
-        matches!(self.queue.front(), Some(Owed::Shape(_) | Owed::Names))
+    pub fn wants_whole(&self, tag: u8) -> bool {
+        match self.queue.front() {
+            Some(Owed::Shape(_)) => matches!(tag, b'T' | b'n'),
+            Some(Owed::Names | Owed::Survey) => tag == b'D',
+            _ => false,
+        }
+    }
+
+    /// Whether what comes now lists the statements that have names of the client's.
+    #[inline]
+    #[must_use]
+    pub fn is_listing(&self) -> bool {
+        matches!(self.queue.front(), Some(Owed::Names))
+    }
+
+    /// Whether what comes now answers a survey.
+    #[inline]
+    #[must_use]
+    pub fn is_survey(&self) -> bool {
+        matches!(self.queue.front(), Some(Owed::Survey))
+    }
+
+    /// Whether what comes now answers the Query that brings the client's settings into force.
+    #[inline]
+    #[must_use]
+    pub fn is_setting(&self) -> bool {
+        matches!(self.queue.front(), Some(Owed::Settings))
     }
 
     /// Whether the columns of the statement of this id are asked for.
@@ -344,7 +376,7 @@ impl OwedQueue {
         let Some(head) = self.queue.front() else { return Verdict::Violation };
         let (fits, ends) = match (head, tag) {
             (
-                Owed::Query(_) | Owed::Settings | Owed::Failing | Owed::Restore,
+                Owed::Query(_) | Owed::Settings | Owed::Failing | Owed::Restore | Owed::Survey,
                 b'T' | b'D' | b'I' | b'H' | b'd' | b'c' | b'G' | b'W' | b'C',
             ) => (true, false),
             (Owed::Execute, b'D' | b'H' | b'd' | b'c' | b'G' | b'W') => (true, false),
@@ -387,7 +419,9 @@ impl OwedQueue {
                 self.answered = false;
                 Verdict::Forward
             }
-            Some(Owed::Settings | Owed::Failing | Owed::Restore | Owed::OwnSync) => Verdict::Swallow,
+            Some(Owed::Settings | Owed::Failing | Owed::Restore | Owed::Survey | Owed::OwnSync) => {
+                Verdict::Swallow
+            }
             _ => return Verdict::Violation,
         };
         self.take_first();
@@ -409,7 +443,7 @@ impl OwedQueue {
             // The error of a statement that pgvalet prepared for a Bind is the Bind's.
             Some(Owed::Query(_)) if self.answered => return Verdict::Swallow,
             Some(Owed::Query(_) | Owed::Sync | Owed::FunctionCall) => return Verdict::Forward,
-            Some(Owed::Failing | Owed::Restore) => return Verdict::Swallow,
+            Some(Owed::Failing | Owed::Restore | Owed::Survey) => return Verdict::Swallow,
             // What is there under the client's names is not known then.
             Some(Owed::Names | Owed::OwnSync) => return Verdict::Violation,
             // Settings that were in force before and are refused now: nothing may run without them.

@@ -95,7 +95,8 @@ fn statement<'a>(first: Token<'a>, lexer: &mut Lexer<'a>, facts: &CatalogFacts) 
         b"execute" => skip(lexer, Footprint::STATEMENTS.union(Footprint::EXECUTES)),
         b"deallocate" => skip(lexer, Footprint::STATEMENTS),
         b"listen" | b"unlisten" => skip(lexer, Footprint::LISTEN),
-        b"discard" | b"call" | b"load" | b"vacuum" | b"analyze" | b"analyse" | b"checkpoint" => {
+        b"load" => skip(lexer, Footprint::EVERYTHING.union(Footprint::LOAD)),
+        b"discard" | b"call" | b"vacuum" | b"analyze" | b"analyse" | b"checkpoint" => {
             skip(lexer, Footprint::EVERYTHING)
         }
         // Code can prepare statements, and CREATE TABLE AS can execute them.
@@ -115,12 +116,18 @@ fn commit(lexer: &mut Lexer<'_>) -> Footprint {
 fn set(lexer: &mut Lexer<'_>) -> Footprint {
     let first = lexer.next_token();
     let second = lexer.next_token();
+    if second.kind == Kind::Dot {
+        return custom(first, lexer);
+    }
     // local.x and the like are names of settings.
     let prefix = second.kind == Kind::Word && !is(second, b"to") || second.kind == Kind::Quoted;
     let found = if prefix && (is(first, b"local") || is(first, b"transaction") || is(first, b"constraints")) {
         if is(first, b"local") { Footprint::LOCAL_SETTINGS } else { Footprint::NOTHING }
     } else if prefix && is(first, b"session") {
         let third = lexer.next_token();
+        if third.kind == Kind::Dot {
+            return custom(second, lexer);
+        }
         let found = session_setting(second, third);
         return skip_from(third, lexer, found);
     } else {
@@ -149,9 +156,36 @@ fn session_setting(first: Token<'_>, second: Token<'_>) -> Footprint {
     }
 }
 
+/// A setting `first.x`, behind its dot. The name has to be found in the text again to ask what came of it
+/// (`session::survey::custom_names`): one that is not plain may be anything.
+fn custom(first: Token<'_>, lexer: &mut Lexer<'_>) -> Footprint {
+    let mut plain = is_plain(first);
+    loop {
+        plain &= is_plain(lexer.next_token());
+        let next = lexer.next_token();
+        if next.kind != Kind::Dot {
+            let found = if plain { Footprint::SETTINGS } else { Footprint::EVERYTHING };
+            return skip_from(next, lexer, found);
+        }
+    }
+}
+
+/// Whether it is a name of letters, digits and underscores.
+fn is_plain(token: Token<'_>) -> bool {
+    matches!(token.kind, Kind::Word | Kind::Quoted) && is_plain_name(token.text)
+}
+
+fn is_plain_name(name: &[u8]) -> bool {
+    name.first().is_some_and(|byte| byte.is_ascii_alphabetic() || *byte == b'_')
+        && name.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'_')
+}
+
 fn reset(lexer: &mut Lexer<'_>) -> Footprint {
     let first = lexer.next_token();
     let second = lexer.next_token();
+    if second.kind == Kind::Dot {
+        return custom(first, lexer);
+    }
     let alone = matches!(second.kind, Kind::Semicolon | Kind::End);
     let found = if alone && is_followed(first) || is(first, b"time") && is(second, b"zone") {
         Footprint::FOLLOWED_SETTINGS

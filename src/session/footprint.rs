@@ -40,13 +40,49 @@ impl Footprint {
     /// A setting, for the transaction only. No session state.
     pub const LOCAL_SETTINGS: Footprint = Footprint(1 << 12);
 
+    /// `nextval` or `setval` was called by name: the client may ask for `currval` later.
+    pub const NEXTVAL: Footprint = Footprint(1 << 13);
+    /// `currval` or `lastval` is asked for. No session state.
+    pub const CURRVAL: Footprint = Footprint(1 << 14);
+    /// A library was loaded, which nothing undoes.
+    pub const LOAD: Footprint = Footprint(1 << 15);
+
+    /// What is asked of the server before it goes to others: it alone knows what has come of it.
+    pub const SURVEYED: Footprint = Footprint(
+        Footprint::SETTINGS.0
+            | Footprint::ROLE.0
+            | Footprint::EVERYTHING.0
+            | Footprint::EXECUTES.0
+            | Footprint::TEMP.0
+            | Footprint::LOCKS.0
+            | Footprint::CURSORS.0
+            | Footprint::LISTEN.0,
+    );
+    /// What such a survey answers for good: nothing of it is left that is not known.
+    pub const SETTLED_BY_SURVEY: Footprint =
+        Footprint(Footprint::SURVEYED.0 & !Footprint::EVERYTHING.0 & !Footprint::EXECUTES.0);
+    /// State that keeps a client on its server for as long as it lives.
+    pub const PINS: Footprint = Footprint(
+        Footprint::TEMP.0
+            | Footprint::LOCKS.0
+            | Footprint::CURSORS.0
+            | Footprint::LISTEN.0
+            | Footprint::SEQUENCES.0
+            | Footprint::LOAD.0,
+    );
+
     /// Where a setting may be in force that no server reports.
     pub const UNREPORTED: Footprint = Footprint(
         Footprint::SETTINGS.0 | Footprint::LOCAL_SETTINGS.0 | Footprint::ROLE.0 | Footprint::EVERYTHING.0,
     );
     /// What needs no reset.
-    const STATELESS: Footprint =
-        Footprint(Footprint::FOLLOWED_SETTINGS.0 | Footprint::DDL.0 | Footprint::LOCAL_SETTINGS.0);
+    const STATELESS: Footprint = Footprint(
+        Footprint::FOLLOWED_SETTINGS.0
+            | Footprint::DDL.0
+            | Footprint::LOCAL_SETTINGS.0
+            | Footprint::NEXTVAL.0
+            | Footprint::CURRVAL.0,
+    );
 
     /// The names that [`reasons`](Footprint::reasons) can give, in its order.
     pub const ALL_REASONS: &'static [&'static str] = &[
@@ -63,6 +99,9 @@ impl Footprint {
         "everything",
         "executes",
         "local_settings",
+        "nextval",
+        "currval",
+        "load",
     ];
 
     /// The set that [`bits`](Footprint::bits) gave; bits without a meaning are dropped.
@@ -87,6 +126,18 @@ impl Footprint {
     #[must_use]
     pub const fn without(self, other: Footprint) -> Footprint {
         Footprint(self.0 & !other.0)
+    }
+
+    /// What is in both.
+    #[must_use]
+    pub const fn intersection(self, other: Footprint) -> Footprint {
+        Footprint(self.0 & other.0)
+    }
+
+    /// Whether nothing is in it.
+    #[must_use]
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
     }
 
     /// Whether all of `other` is in it.

@@ -9,6 +9,7 @@ pub mod settings;
 pub mod shapes;
 pub mod sql_prepare;
 pub mod statements;
+pub mod survey;
 
 pub use catalog::CatalogFacts;
 pub use footprint::Footprint;

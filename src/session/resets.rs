@@ -38,6 +38,18 @@ impl Resets {
         }
     }
 
+    /// What resets all settings.
+    #[must_use]
+    pub fn everything() -> Resets {
+        Resets { all: true, names: Vec::new() }
+    }
+
+    /// Adds what others reset.
+    pub fn join(&mut self, other: Resets) {
+        self.all |= other.all;
+        self.names.extend(other.names);
+    }
+
     /// Whether it resets nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -21,15 +21,30 @@ pub const FOLLOWED: [&str; 9] = [
     "TimeZone",
 ];
 
-/// Of these, the ones that decide how a text is read.
-const READING: [&str; 6] = [
+/// Settings that decide how a text is read, in lower case and order.
+const READING: [&str; 16] = [
+    "array_nulls",
+    "backslash_quote",
     "client_encoding",
-    "DateStyle",
-    "IntervalStyle",
+    "datestyle",
+    "default_text_search_config",
+    "intervalstyle",
+    "lc_monetary",
+    "lc_numeric",
+    "lc_time",
+    ROLE,
     "search_path",
+    SESSION_AUTHORIZATION,
     "standard_conforming_strings",
-    "TimeZone",
+    "timezone",
+    "transform_null_equals",
+    "xmloption",
 ];
+
+/// What `SET ROLE` sets, as a name in [`Settings`].
+pub const ROLE: &str = "role";
+/// What `SET SESSION AUTHORIZATION` sets, as a name in [`Settings`].
+pub const SESSION_AUTHORIZATION: &str = "session_authorization";
 
 /// The name under which a followed parameter is reported, for any spelling of it.
 #[must_use]
@@ -65,26 +80,41 @@ impl Settings {
         self.entries.iter().map(|(name, value)| (&**name, &**value))
     }
 
-    /// Whether both set the same, `name` (in lower case) aside.
-    #[must_use]
-    pub fn equal_but_for(&self, other: &Settings, name: &str) -> bool {
-        let relevant =
-            |settings: &'_ Settings| settings.entries.iter().filter(|(key, _)| &**key != name).count();
-        relevant(self) == relevant(other)
-            && self.entries.iter().all(|(key, value)| &**key == name || other.get(key) == Some(value))
+    /// Takes `name`, given in lower case, out.
+    pub fn unset(&mut self, name: &str) {
+        self.entries.retain(|(key, _)| &**key != name);
     }
 
-    /// The same with everything that decides how texts are read as a server has just reported it: that can be set for a
+    /// What of it decides how texts are read, with what a server has just reported of that: it can be set for a
     /// transaction only.
     #[must_use]
-    pub fn as_reported(&self, reported: &Reported) -> Settings {
-        let mut settings = self.clone();
+    pub fn reading(&self, reported: &Reported) -> Settings {
+        let mut settings = Settings::default();
         for name in READING {
-            if let Some(Ok(value)) = reported.get(name.as_bytes()).map(std::str::from_utf8) {
+            if let Some(value) = self.get(name) {
                 settings.set(name, value);
             }
         }
+        for name in FOLLOWED {
+            let key = name.to_ascii_lowercase();
+            if let Some(Ok(value)) = reported.get(name.as_bytes()).map(std::str::from_utf8)
+                && READING.contains(&&*key)
+            {
+                settings.set(&key, value);
+            }
+        }
         settings
+    }
+
+    /// Whether a role or session authorization is set.
+    #[must_use]
+    pub fn has_role(&self) -> bool {
+        self.get(ROLE).is_some() || self.get(SESSION_AUTHORIZATION).is_some()
+    }
+
+    /// What `wanted` sets and `self` does not set to the same value.
+    pub fn changes<'a>(&'a self, wanted: &'a Settings) -> impl Iterator<Item = (&'a str, &'a str)> {
+        wanted.iter().filter(|(name, value)| self.get(name) != Some(value))
     }
 
     /// Whether nothing is set.
@@ -95,59 +125,68 @@ impl Settings {
 
     /// The statements that turn a session with `self` in force into one with `wanted`: one simple Query.
     ///
-    /// `set_config` is used and not SET, because it takes the value of a list (search_path) as it stands.
+    /// `set_config` is used and not SET, because it takes the value of a list (search_path) as it stands. A role is left
+    /// first and taken last: it may lack the right to set the rest.
     #[must_use]
     pub fn difference(&self, wanted: &Settings) -> String {
         let mut sql = String::new();
-        for (name, _) in &self.entries {
+        let is_role = |name: &str| matches!(name, ROLE | SESSION_AUTHORIZATION);
+        let roles = |settings: &'_ Settings| {
+            [SESSION_AUTHORIZATION, ROLE].map(|name| settings.get(name).map(|value| (name, value.to_owned())))
+        };
+        let (had, wants) = (roles(self), roles(wanted));
+        let leaves = had != [None, None] && self != wanted;
+        if leaves {
+            sql.push_str("RESET ROLE;RESET SESSION AUTHORIZATION;");
+        }
+        for (name, _) in self.entries.iter().filter(|(name, _)| !is_role(name)) {
             if wanted.get(name).is_none() {
-                // A custom name such as a.b is two identifiers.
-                let quoted: Vec<String> = name.split('.').map(quote_identifier).collect();
-                let _ = write!(sql, "RESET {};", quoted.join("."));
+                let _ = write!(sql, "RESET {};", quote_setting(name));
             }
         }
         let mut separator = "SELECT ";
-        for (name, value) in &wanted.entries {
-            if self.get(name) != Some(&**value) {
-                let _ = write!(
-                    sql,
-                    "{separator}pg_catalog.set_config({}, {}, false)",
-                    quote_literal(name),
-                    quote_literal(value)
-                );
+        for (name, value) in self.changes(wanted).filter(|(name, _)| !is_role(name)) {
+            let _ = write!(sql, "{separator}{}", set_config(name, value, false));
+            separator = ", ";
+        }
+        if leaves || had == [None, None] {
+            for (name, value) in wants.into_iter().flatten() {
+                if separator == ", " {
+                    sql.push(';');
+                }
+                let _ = write!(sql, "SELECT {}", set_config(name, &value, false));
                 separator = ", ";
             }
         }
         sql
     }
-}
 
-impl Settings {
     /// Statements, each to be run by itself, after which texts are read as with `wanted` in force instead of `self`, until
-    /// the transaction ends or the opposite steps are taken. What does not change how texts are read stays.
+    /// the transaction ends or the opposite steps are taken. Both are what [`reading`](Settings::reading) gave; roles stay.
     #[must_use]
     pub fn reading_steps(&self, wanted: &Settings) -> Vec<String> {
-        let matters = |name: &str| name != "application_name";
+        let matters = |name: &str| !matches!(name, ROLE | SESSION_AUTHORIZATION);
         let dropped = self.entries.iter().filter(|(name, _)| matters(name) && wanted.get(name).is_none());
-        let resets = dropped.map(|(name, _)| {
-            let quoted: Vec<String> = name.split('.').map(quote_identifier).collect();
-            format!("SET LOCAL {} TO DEFAULT", quoted.join("."))
-        });
-        let changed = wanted
-            .entries
-            .iter()
-            .filter(|(name, value)| matters(name) && self.get(name) != Some(&**value))
-            .map(|(name, value)| {
-                format!("pg_catalog.set_config({}, {}, true)", quote_literal(name), quote_literal(value))
-            });
-        let changed: Vec<String> = changed.collect();
+        let resets = dropped.map(|(name, _)| format!("SET LOCAL {} TO DEFAULT", quote_setting(name)));
+        let changed = self.changes(wanted).filter(|(name, _)| matters(name));
+        let changed: Vec<String> = changed.map(|(name, value)| set_config(name, value, true)).collect();
         let sets = (!changed.is_empty()).then(|| format!("SELECT {}", changed.join(", ")));
         resets.chain(sets).collect()
     }
 }
 
+/// The name of a setting as SQL writes it. A custom name such as a.b is two identifiers.
+fn quote_setting(name: &str) -> String {
+    name.split('.').map(quote_identifier).collect::<Vec<_>>().join(".")
+}
+
+fn set_config(name: &str, value: &str, is_local: bool) -> String {
+    format!("pg_catalog.set_config({}, {}, {is_local})", quote_literal(name), quote_literal(value))
+}
+
 /// A literal that means the same whatever `standard_conforming_strings` is.
-fn quote_literal(text: &str) -> String {
+#[must_use]
+pub fn quote_literal(text: &str) -> String {
     if !text.is_ascii() {
         // In some client encodings a byte of it could swallow a quote or a backslash: it travels as digits.
         let hex: String = text.bytes().map(|byte| format!("{byte:02x}")).collect();

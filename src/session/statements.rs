@@ -206,9 +206,9 @@ fn cost(statement: &Statement) -> usize {
     size_of::<Statement>() + statement.rest.len() + statement.name.len() + sql + 64
 }
 
-/// Whether two sessions understand a text alike: everything they have set is the same, but for what cannot matter.
+/// Whether two sessions understand a text alike.
 fn same_scope(one: &Arc<Settings>, other: &Arc<Settings>) -> bool {
-    Arc::ptr_eq(one, other) || one.equal_but_for(other, "application_name")
+    Arc::ptr_eq(one, other) || one == other
 }
 
 /// As much of a name as PostgreSQL tells it from others by (`NAMEDATALEN - 1` bytes).
@@ -321,7 +321,7 @@ mod tests {
         let mut interner = Interner::new(1 << 20);
         let plain = scope(&[]);
         let one = interner.intern(b"select 1\0\0\0", &plain);
-        assert!(Arc::ptr_eq(&one, &interner.intern(b"select 1\0\0\0", &scope(&[("application_name", "x")]))));
+        assert!(Arc::ptr_eq(&one, &interner.intern(b"select 1\0\0\0", &scope(&[]))));
         assert_ne!(one.id(), interner.intern(b"select 1\0\0\x01\0\0\0\x17", &plain).id());
         assert_ne!(one.id(), interner.intern(b"select 1\0\0\0", &scope(&[("search_path", "other")])).id());
         assert_eq!(one.text(), b"select 1");

@@ -32,6 +32,12 @@ pub fn faithful_in_large(script: &Script) {
     faithful_as(script, Role::Trust.login(), &[], &[How::WHOLE, How::ROTATING]);
 }
 
+/// The same for a script whose clients keep their servers: others take what is left.
+#[track_caller]
+pub fn faithful_when_pinned(script: &Script) {
+    faithful_as(script, Role::Trust.login(), &[], &[How::WHOLE, How::BYTEWISE]);
+}
+
 /// The same for a login of one's own.
 #[track_caller]
 pub fn faithful_as(script: &Script, login: Login, settings: &[&str], hows: &[How]) {

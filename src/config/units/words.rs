@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 
 use super::{Scalar, Unit, quoted, text};
-use crate::config::{AuthType, PoolMode, Reset};
+use crate::config::{AuthType, Pin, PoolMode, Reset};
 
 /// One word of a fixed few.
 pub(in crate::config) struct Word<T>(PhantomData<T>);
@@ -57,6 +57,11 @@ impl Words for Reset {
     const KIND: &'static str = "`\"auto\"`, `\"always\"` or `\"never\"`";
     const ALL: &'static [(&'static str, Self)] =
         &[("auto", Self::Auto), ("always", Self::Always), ("never", Self::Never)];
+}
+
+impl Words for Pin {
+    const KIND: &'static str = "`\"allow\"` or `\"refuse\"`";
+    const ALL: &'static [(&'static str, Self)] = &[("allow", Self::Allow), ("refuse", Self::Refuse)];
 }
 
 /// Whether the log is JSON.

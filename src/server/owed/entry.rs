@@ -11,6 +11,8 @@ pub enum Owed {
     Settings,
     /// A Query of pgvalet's own that puts the client's defaults in force behind a RESET, if that was done.
     Restore,
+    /// A Query of pgvalet's own that asks what the session holds.
+    Survey,
     /// A Query of pgvalet's own that is meant to fail, so that the transaction counts as failed.
     Failing,
     /// A Sync: ReadyForQuery.
@@ -118,6 +120,7 @@ impl Owed {
                 | Owed::FunctionCall
                 | Owed::Settings
                 | Owed::Restore
+                | Owed::Survey
                 | Owed::Failing
                 | Owed::Sync
                 | Owed::OwnSync

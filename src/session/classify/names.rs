@@ -161,7 +161,7 @@ const FUNCTIONS: &str = "
     cast cbrt ceil ceiling center char_length character_length chr cidr circle clock_timestamp coalesce col_description
     concat concat_ws convert convert_from convert_to corr cos cosd cosh cot cotd count covar_pop covar_samp crc32 crc32c
     cube cume_dist current_catalog current_database current_query current_role current_schema current_schemas
-    current_setting current_time current_timestamp current_user currval date date_add date_bin date_part date_subtract date_trunc datemultirange
+    current_setting current_time current_timestamp current_user date date_add date_bin date_part date_subtract date_trunc datemultirange
     daterange decode degrees dense_rank diagonal diameter div encode enum_first enum_last enum_range erf erfc every
     exists exp extract factorial family first_value float4 float8 floor format format_type gamma gcd gen_random_uuid
     generate_series generate_subscripts get_bit get_byte get_current_ts_config getdatabaseencoding greatest grouping
@@ -180,7 +180,7 @@ const FUNCTIONS: &str = "
     jsonb_path_match jsonb_path_match_tz jsonb_path_query jsonb_path_query_array jsonb_path_query_array_tz
     jsonb_path_query_first jsonb_path_query_first_tz jsonb_path_query_tz jsonb_populate_record
     jsonb_populate_recordset jsonb_pretty jsonb_set jsonb_set_lax jsonb_strip_nulls jsonb_to_record jsonb_to_recordset
-    jsonb_to_tsvector jsonb_typeof justify_days justify_hours justify_interval lag last_value lastval lcm lead least
+    jsonb_to_tsvector jsonb_typeof justify_days justify_hours justify_interval lag last_value lcm lead least
     left length lgamma like ln localtime localtimestamp log log10 lower lower_inc lower_inf lpad lseg ltrim macaddr macaddr8 macaddr8_set7bit
     make_date make_interval make_time make_timestamp make_timestamptz masklen max md5 min min_scale mod mode money
     multirange mxid_age name netmask network normalize now npoints nth_value ntile nullif num_nonnulls num_nulls
@@ -241,8 +241,8 @@ const TYPES: &str = "
 
 const STATEFUL_FUNCTIONS: &str = "
     binary_upgrade_set_next_array_pg_type_oid brin_desummarize_range brin_summarize_new_values brin_summarize_range
-    cursor_to_xml cursor_to_xmlschema database_to_xml database_to_xml_and_xmlschema database_to_xmlschema dblink
-    dblink_connect dblink_exec gin_clean_pending_list lo_export lo_import nextval pg_advisory_lock
+    currval cursor_to_xml cursor_to_xmlschema database_to_xml database_to_xml_and_xmlschema database_to_xmlschema dblink
+    dblink_connect dblink_exec gin_clean_pending_list lastval lo_export lo_import nextval pg_advisory_lock
     pg_advisory_lock_shared pg_advisory_unlock pg_advisory_unlock_all pg_advisory_unlock_shared pg_backup_start
     pg_backup_stop pg_logical_emit_message pg_replication_origin_session_reset pg_replication_origin_session_setup
     pg_replication_origin_xact_reset pg_replication_origin_xact_setup pg_start_backup pg_stop_backup

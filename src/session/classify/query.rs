@@ -78,6 +78,14 @@ fn copy_options(lexer: &mut Lexer<'_>, place: &[u8]) -> Footprint {
     skip(lexer, Footprint::NOTHING)
 }
 
+/// Whether it is a plain string with the plain name of a setting, perhaps of several parts.
+fn names_setting(token: Token<'_>) -> bool {
+    // The text of a string begins behind its first quote.
+    let name = token.text.strip_suffix(b"'");
+    token.kind == Kind::String
+        && name.is_some_and(|name| name.split(|byte| *byte == b'.').all(super::is_plain_name))
+}
+
 /// The statement is beyond this reader.
 struct Unsure;
 
@@ -207,6 +215,16 @@ struct Scanner<'a, 'f> {
     /// A target has a sequence, and DEFAULT is asked for.
     has_sequence: bool,
     has_default: bool,
+    /// Where the call of set_config stands whose first argument must be a name that can be found in the text again.
+    setting: SettingName,
+}
+
+/// How much of `set_config('name',` is still to come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SettingName {
+    Nothing,
+    Comma,
+    Name,
 }
 
 impl<'a, 'f> Scanner<'a, 'f> {
@@ -226,6 +244,7 @@ impl<'a, 'f> Scanner<'a, 'f> {
             inserts: false,
             has_sequence: false,
             has_default: false,
+            setting: SettingName::Nothing,
         }
     }
 
@@ -252,6 +271,12 @@ impl<'a, 'f> Scanner<'a, 'f> {
 
     #[inline]
     fn step(&mut self, token: Token<'a>) -> Result<(), Unsure> {
+        self.setting = match self.setting {
+            SettingName::Nothing => SettingName::Nothing,
+            SettingName::Name if names_setting(token) => SettingName::Comma,
+            SettingName::Comma if token.kind == Kind::Comma => SettingName::Nothing,
+            _ => return Err(Unsure),
+        };
         if matches!(token.kind, Kind::Word | Kind::Quoted) {
             return self.name(token);
         }

@@ -87,13 +87,27 @@ fn ordinary_work_leaves_nothing() {
 }
 
 #[test]
+fn a_setting_whose_name_cannot_be_found_again_is_everything() {
+    all(
+        &[
+            "select set_config($1, 'c', false)",
+            "select set_config('a.' || 'b', 'c', false)",
+            "select set_config(setting_name => 'a.b', new_value => 'c', is_local => false)",
+            "select set_config('a b.c', 'c', false)",
+        ],
+        Footprint::EVERYTHING.union(Footprint::SETTINGS),
+    );
+}
+
+#[test]
 fn what_cannot_be_told_is_everything() {
     all(
         &[
             "select my_function()",
             "select other.lower('x')",
             "select initcap('a')",
-            "select set_config('a.b', 'c', false)",
+            "set \"a b\".c = 1",
+            "reset a.\"b-c\"",
             "select x.nextval from to_regclass('s') as x",
             "select ('s'::regclass).nextval",
             "select $1.nextval",
@@ -134,7 +148,6 @@ fn what_cannot_be_told_is_everything() {
             "declare c cursor for select my_function()",
             "call p()",
             "discard all",
-            "load 'x'",
             "vacuum",
             "analyze users",
             "select * from \"Users\"",
@@ -225,10 +238,20 @@ fn each_kind_of_state_is_told_apart() {
         ],
         Footprint::ROLE,
     );
+    all(&["select nextval('s')", "select setval('s', 1)"], Footprint::SEQUENCES.union(Footprint::NEXTVAL));
+    all(&["select currval('s'), lastval()"], Footprint::CURRVAL);
+    all(&["insert into orders values (1)"], Footprint::SEQUENCES);
     all(
-        &["select nextval('s')", "select setval('s', 1)", "insert into orders values (1)"],
-        Footprint::SEQUENCES,
+        &[
+            "select set_config('a.b', $1, false)",
+            "select pg_catalog.set_config('work_mem', '1MB', true)",
+            "set a.b.c = 1",
+            "set session \"a\".b to 1",
+            "reset a.b",
+        ],
+        Footprint::SETTINGS,
     );
+    all(&["load 'x'"], Footprint::EVERYTHING.union(Footprint::LOAD));
     all(&["copy orders from stdin", "update orders set id = default"], Footprint::SEQUENCES);
     all(&["update orders set a = 1", "delete from orders"], Footprint::NOTHING);
     all(&["select pg_advisory_lock(1)", "select pg_catalog.pg_try_advisory_lock(1, 2)"], Footprint::LOCKS);

@@ -1,6 +1,6 @@
 //! Whether a name is fine as what it stands for: a call, a type, a relation.
 
-use super::{Chain, Last, Role, Scanner, Unsure};
+use super::{Chain, Last, Role, Scanner, SettingName, Unsure};
 use crate::session::catalog::Write;
 use crate::session::classify::names::{FUNCTION, STATEFUL, TYPE};
 use crate::session::classify::{fold, is};
@@ -17,7 +17,11 @@ impl Scanner<'_, '_> {
             return Err(Unsure);
         }
         if flags & STATEFUL != 0 {
-            self.found = self.found.union(stateful(folded(name, &mut buffer)).ok_or(Unsure)?);
+            let name = folded(name, &mut buffer);
+            self.found = self.found.union(stateful(name).ok_or(Unsure)?);
+            if name == b"set_config" {
+                self.setting = SettingName::Name;
+            }
         } else if flags & FUNCTION == 0 {
             return Err(Unsure);
         }
@@ -105,7 +109,9 @@ pub(super) fn folded<'b>(token: Token<'_>, buffer: &'b mut [u8; MAX_IDENTIFIER])
 /// What a built-in function leaves behind that has a reset of its own.
 fn stateful(name: &[u8]) -> Option<Footprint> {
     match name {
-        b"nextval" | b"setval" => Some(Footprint::SEQUENCES),
+        b"nextval" | b"setval" => Some(Footprint::SEQUENCES.union(Footprint::NEXTVAL)),
+        b"currval" | b"lastval" => Some(Footprint::CURRVAL),
+        b"set_config" => Some(Footprint::SETTINGS),
         b"pg_advisory_lock"
         | b"pg_advisory_lock_shared"
         | b"pg_try_advisory_lock"

@@ -24,7 +24,6 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -369,11 +368,13 @@ async fn log_in(
         let session = Session { startup, shard, lease, settings, reported, database, user };
         return Ok(Login::Session(Box::new(session)));
     }
-    let Some(shard) = context.shards.shard(plan) else {
-        return Err(unknown("Add it to the [databases] of pgvalet's configuration."));
+    let route = || {
+        let shard = context.shards.shard(plan);
+        shard.ok_or_else(|| unknown("Add it to the [databases] of pgvalet's configuration."))
     };
+    let mut shard = route()?;
     let limit = routing::limits(&config, &database_name, &user_name).query_wait_timeout;
-    let (settings, reported) = welcome(&shard, startup_settings(&startup)?, limit).await?;
+    let (settings, reported) = welcome(&mut shard, route, startup_settings(&startup)?, limit).await?;
     shard.counters().logins.add(1);
     if config.general.log.connections {
         tracing::info!(%peer, database = database_name, user = user_name, "client logged in");
@@ -444,9 +445,11 @@ fn startup_settings(startup: &Startup) -> Result<Settings, Error> {
     Ok(settings)
 }
 
-/// What servers report under these settings. The first client with them has a server try them.
+/// What servers report under these settings. The first client with them has a server try them; if the pool is replaced
+/// meanwhile, a server of the new one.
 async fn welcome(
-    shard: &Rc<Shard>,
+    shard: &mut Rc<Shard>,
+    route: impl Fn() -> Result<Rc<Shard>, Refusal>,
     settings: Settings,
     limit: Option<Duration>,
 ) -> Result<(Arc<Settings>, Arc<Reported>), Refusal> {
@@ -455,7 +458,14 @@ async fn welcome(
         return Ok(known);
     }
     loop {
-        let mut lease = borrow(shard, limit).await?;
+        let mut lease = match borrow(shard, limit).await {
+            Ok(lease) => lease,
+            Err(CheckoutError::Moved) => {
+                *shard = route()?;
+                continue;
+            }
+            Err(error) => return Err(Refusal::Error(error.into())),
+        };
         if *lease.in_force != *settings {
             let is_new = lease.in_force.is_empty();
             let sql = lease.in_force.difference(&settings);
@@ -479,7 +489,7 @@ async fn welcome(
 }
 
 /// Gets a server for a moment, in order of arrival like everybody.
-async fn borrow(shard: &Rc<Shard>, limit: Option<Duration>) -> Result<Lease, Refusal> {
+async fn borrow(shard: &Rc<Shard>, limit: Option<Duration>) -> Result<Lease, CheckoutError> {
     /// Leaves the line if the login is given up.
     struct Place(Rc<Shard>, Rc<Seat>);
     impl Drop for Place {
@@ -488,17 +498,7 @@ async fn borrow(shard: &Rc<Shard>, limit: Option<Duration>) -> Result<Lease, Ref
         }
     }
     let place = Place(shard.clone(), Rc::default());
-    let outcome = poll_fn(|cx| match shard.checkout(cx, &place.1, Instant::now(), limit) {
-        Poll::Ready(outcome) => Poll::Ready(outcome),
-        Poll::Pending => Poll::Pending,
-    })
-    .await;
-    outcome.map_err(|error| match error {
-        CheckoutError::Moved => {
-            Error::new(Kind::Shutdown, "the configuration has just changed, connect again").into()
-        }
-        error => Refusal::Error(error.into()),
-    })
+    poll_fn(|cx| shard.checkout(cx, &place.1, Instant::now(), limit)).await
 }
 
 impl Session {

@@ -4,7 +4,7 @@
 //! would only return `EAGAIN`. TLS and other I/O engines become further variants.
 
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -105,12 +105,15 @@ impl Stream {
         }
     }
 
-    /// Reads what is there at once; `WouldBlock` if nothing is.
+    /// Reads what is there at once; `WouldBlock` if nothing is. A worker knows of what came since it last waited only if
+    /// the stream is off its runtime.
     pub fn try_read(&self, into: &mut [u8]) -> io::Result<usize> {
         match self {
             Stream::Tcp(stream) => stream.try_read(into),
             Stream::Unix(stream) => stream.try_read(into),
-            Stream::Away(_) | Stream::Closed => Err(io::ErrorKind::NotConnected.into()),
+            Stream::Away(Detached::Tcp(stream)) => (&*stream).read(into),
+            Stream::Away(Detached::Unix(stream)) => (&*stream).read(into),
+            Stream::Closed => Err(io::ErrorKind::NotConnected.into()),
         }
     }
 

@@ -102,17 +102,33 @@ impl Group {
         self.count.fetch_update(Ordering::AcqRel, Ordering::Relaxed, one_less).is_ok()
     }
 
+    /// Leaves if there are more than there may be; whether it left.
+    fn leave_if_over(&self, extra: u32) -> bool {
+        self.is_over(extra) && self.leave_above(self.limit.load(Ordering::Relaxed).saturating_add(extra))
+    }
+
     fn leave(&self) {
         self.count.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
 /// The right to have one server: a place in its pool, its database and its user.
+///
+/// A server is closed because there are too many, or because it is idle, only once its place was given up: several
+/// workers look at the same count at the same moment, and each server closed has to be one of those too many.
 #[derive(Debug)]
 pub struct Permit {
     pool: Arc<Pool>,
-    /// Whether the place in the pool was given up already.
-    left_pool: bool,
+    /// The place that was given up already; the server is being closed.
+    left: Option<Place>,
+}
+
+/// Which of its groups a permit left before its server was closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Pool,
+    Database,
+    User,
 }
 
 impl Permit {
@@ -132,24 +148,47 @@ impl Permit {
         }
         pool.database.claim_met(pool);
         pool.user.claim_met(pool);
-        Some(Permit { pool: pool.clone(), left_pool: false })
+        Some(Permit { pool: pool.clone(), left: None })
     }
 
-    /// Gives up the place in the pool if at least `minimum` servers stay in it: several workers may want to close an
-    /// idle server at the same moment. Whether the server is to be closed.
+    /// Gives up the place in the pool if at least `minimum` servers stay in it. Whether the server is to be closed.
     pub(crate) fn give_up_above(&mut self, minimum: u32) -> bool {
-        self.left_pool = self.left_pool || self.pool.size.leave_above(minimum);
-        self.left_pool
+        if self.left.is_none() && self.pool.size.leave_above(minimum) {
+            self.left = Some(Place::Pool);
+        }
+        self.left.is_some()
+    }
+
+    /// Gives up a place where there are more servers than there may be: in the pool beyond its size by more than `extra`,
+    /// in its database, of its user. Whether the server is to be closed.
+    #[inline]
+    pub(crate) fn give_up_surplus(&mut self, extra: u32) -> bool {
+        if self.left.is_none() {
+            self.left = if self.pool.size.leave_if_over(extra) {
+                Some(Place::Pool)
+            } else if self.pool.database.leave_if_over(0) {
+                Some(Place::Database)
+            } else if self.pool.user.leave_if_over(0) {
+                Some(Place::User)
+            } else {
+                None
+            };
+        }
+        self.left.is_some()
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if !self.left_pool {
-            self.pool.size.leave();
-        }
-        self.pool.database.leave();
-        self.pool.user.leave();
+        let groups = [
+            (Place::Pool, &self.pool.size),
+            (Place::Database, &self.pool.database),
+            (Place::User, &self.pool.user),
+        ];
+        groups
+            .into_iter()
+            .filter(|(place, _)| self.left != Some(*place))
+            .for_each(|(_, group)| group.leave());
     }
 }
 
@@ -181,5 +220,18 @@ mod tests {
         assert!(group.is_full() && !group.is_over(0));
         assert!(group.enter(1) && !group.enter(1));
         assert!(group.is_over(0) && !group.is_over(1));
+    }
+
+    #[test]
+    fn exactly_the_surplus_leaves_over_threads() {
+        let group = Group::new(None);
+        (0..100).for_each(|_| assert!(group.enter(0)));
+        group.set_limit(Some(30));
+        let left: usize = std::thread::scope(|scope| {
+            let leave = || (0..100).filter(|_| group.leave_if_over(5)).count();
+            let tasks: Vec<_> = (0..8).map(|_| scope.spawn(leave)).collect();
+            tasks.into_iter().map(|task| task.join().unwrap()).sum()
+        });
+        assert_eq!((left, group.count()), (65, 35));
     }
 }

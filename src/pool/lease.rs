@@ -75,6 +75,12 @@ impl Lease {
         self.object.as_mut().is_some_and(|object| object.permit.give_up_above(minimum))
     }
 
+    /// Whether the server is to be closed because there are more than there may be; see [`Permit::give_up_surplus`].
+    #[inline]
+    pub(crate) fn is_surplus(&mut self, extra: u32) -> bool {
+        self.object.as_mut().is_some_and(|object| object.permit.give_up_surplus(extra))
+    }
+
     /// Ends the server's life in good order: it is idle.
     pub(crate) fn retire(self) {
         self.farewell();

@@ -36,7 +36,7 @@ use deadpool::unmanaged;
 use lru::LruCache;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Servers that one worker can hold for a pool without a size limit.
@@ -107,6 +107,8 @@ pub struct Pool {
     /// One bit for each worker that has clients waiting (workers beyond 63 share the last).
     waiting: AtomicU64,
     retired: AtomicBool,
+    /// The worker that keeps the minimum: the first that used the pool, for as long as there is the pool.
+    caretaker: OnceLock<usize>,
     pub(crate) branches: Box<[Branch]>,
     trouble: Mutex<Trouble>,
     /// Clients that keep a server for themselves.
@@ -184,6 +186,7 @@ impl Pool {
             policy: Mutex::new(Arc::new(policy)),
             waiting: AtomicU64::new(0),
             retired: AtomicBool::new(false),
+            caretaker: OnceLock::new(),
             branches: (0..workers).map(branch).collect(),
             trouble: Mutex::default(),
             pinned: AtomicU32::new(0),
@@ -217,6 +220,11 @@ impl Pool {
 
     pub(crate) fn retire(&self) {
         self.retired.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether `worker` looks after what is not about one worker's clients. The first to ask does.
+    pub(crate) fn is_kept_by(&self, worker: usize) -> bool {
+        *self.caretaker.get_or_init(|| worker) == worker
     }
 
     /// A snapshot for those who look.

@@ -235,7 +235,7 @@ impl Shards {
 
     /// Takes in a server from another worker.
     pub fn receive(&self, parcel: Parcel, now: Instant) {
-        let Parcel { pool, mut server } = parcel;
+        let Parcel { pool, server } = parcel;
         let shard = if pool.is_retired() {
             let leaving = self.leaving.borrow();
             let known = leaving
@@ -250,9 +250,9 @@ impl Shards {
         } else {
             self.shard_of(pool)
         };
-        match server.server.stream.attach() {
-            Ok(()) => shard.admit(server, now),
-            Err(error) => shard.log_closed(&error, "it could not be moved between workers"),
+        match shard.moved(server) {
+            Some(server) => shard.admit(server, now),
+            None => shard.demand(now),
         }
     }
 

@@ -349,23 +349,34 @@ impl Shard {
     fn take_over(self: &Rc<Shard>, now: Instant) -> bool {
         let others = self.pool.branches.iter().enumerate().filter(|(other, _)| *other != self.worker);
         for (_, branch) in others {
-            while let Ok(mut pooled) = branch.idle.try_remove() {
-                if let Err(error) = pooled.server.take_news() {
-                    self.log_closed(&error, "it ended while idle");
-                    continue;
+            while let Ok(pooled) = branch.idle.try_remove() {
+                if let Some(pooled) = self.moved(pooled) {
+                    self.counters().takeovers.add(1);
+                    self.admit(pooled, now);
+                    return true;
                 }
-                let moved = pooled.server.stream.detach().and_then(|()| pooled.server.stream.attach());
-                match moved {
-                    Ok(()) => {
-                        self.counters().takeovers.add(1);
-                        self.admit(pooled, now);
-                        return true;
-                    }
-                    Err(error) => self.log_closed(&error, "it could not be moved between workers"),
-                }
+                // The place of the one that had ended is free, and nobody else knows.
+                self.connect_for(self.line.borrow().len() as u32, 0, now);
             }
         }
         false
+    }
+
+    /// A server of another worker, on this one's runtime if it is alive. It is asked off any runtime: what a runtime knows
+    /// of a stream may be old.
+    pub(crate) fn moved(&self, mut pooled: Box<Pooled>) -> Option<Box<Pooled>> {
+        let server = &mut pooled.server;
+        if let Err(error) = server.stream.detach() {
+            self.log_closed(&error, "it could not be moved between workers");
+        } else if let Err(error) = server.take_news() {
+            self.log_closed(&error, "it ended while idle");
+        } else if let Err(error) = server.stream.attach() {
+            self.log_closed(&error, "it could not be moved between workers");
+        } else {
+            return Some(pooled);
+        }
+        self.counters().closes.add(1);
+        None
     }
 
     /// Takes a server in that came from a connect or from another worker.
@@ -384,9 +395,13 @@ impl Shard {
 
     /// Gives a free server to whoever has waited longest, or puts it down.
     #[inline]
-    pub(crate) fn offer(self: &Rc<Shard>, lease: Lease, now: Instant) {
+    pub(crate) fn offer(self: &Rc<Shard>, mut lease: Lease, now: Instant) {
         self.busy_since_probe.set(true);
-        if lease.expires_at.is_some_and(|at| at <= now) || self.is_surplus() || self.pool.owes_a_place(now) {
+        if lease.expires_at.is_some_and(|at| at <= now)
+            || lease.is_surplus(self.policy.borrow().reserve)
+            || self.is_left()
+            || self.pool.owes_a_place(now)
+        {
             lease.retire();
             self.demand(now);
             return;
@@ -414,14 +429,10 @@ impl Shard {
         }
     }
 
-    /// Whether there are more servers than there may be, or the pool was replaced.
-    fn is_surplus(&self) -> bool {
-        let pool = &self.pool;
-        let over = pool.size.is_over(self.policy.borrow().reserve)
-            || pool.database.is_over(0)
-            || pool.user.is_over(0);
+    /// Whether the pool was replaced and serves nobody here any more.
+    fn is_left(&self) -> bool {
         // Those in line for a replaced pool are sent to the new one by the next sweep; until then it serves them.
-        over || pool.is_retired() && self.line.borrow().is_empty()
+        self.pool.is_retired() && self.line.borrow().is_empty()
     }
 
     /// Whether another worker's first in line has waited so much longer than ours that it is to have the server.

@@ -65,7 +65,7 @@ fn look_at_idle(shard: &Rc<Shard>, now: Instant) {
         let too_idle = policy.idle_timeout.is_some_and(|limit| idle_for >= limit);
         if too_old
             || shard.pool.is_retired()
-            || shard.pool.size.is_over(policy.reserve)
+            || lease.is_surplus(policy.reserve)
             || too_idle && lease.is_dispensable(policy.min_size)
         {
             lease.retire();
@@ -103,7 +103,7 @@ fn call_reserve(shard: &Rc<Shard>, now: Instant) {
 /// Keeps `min_pool_size` servers open. One worker does it, so that no two do it at once.
 fn keep_minimum(shard: &Rc<Shard>, now: Instant) {
     let minimum = shard.with_policy(|policy| policy.min_size);
-    if shard.worker == 0 && !shard.pool.is_retired() {
+    if minimum > 0 && shard.pool.is_kept_by(shard.worker) && !shard.pool.is_retired() {
         let missing = minimum.saturating_sub(shard.pool.size.count());
         if missing > 0 {
             shard.connect_for(shard.connecting.get() + missing, 0, now);

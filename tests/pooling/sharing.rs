@@ -44,6 +44,31 @@ fn an_idle_server_goes_to_whichever_worker_has_a_client_for_it() {
 }
 
 #[test]
+fn an_idle_server_of_another_worker_that_has_ended_meanwhile_is_noticed_by_no_client() {
+    let valet = valet("takeover_dead", &["pool_size = 2"]).start();
+    let mut console = Console::of(&valet);
+    let mut watch = Watch::new("takeover_dead");
+    let mut clients = clients_of_several_workers(&valet, &mut console);
+    for round in 0..10 {
+        // Two servers, put down by two clients, perhaps on two workers.
+        let (one, others) = clients.split_at_mut(1);
+        one[0].query("BEGIN");
+        others[0].query("SELECT 1");
+        one[0].query("COMMIT");
+        let pids = watch.pids();
+        pids.iter().for_each(|pid| Cluster::shared().terminate_backend(pid.parse().expect("a number")));
+        // Their last words have been sent before they are off the list; the sweep need not have heard them yet.
+        eventually("the backends to end", || watch.pids().is_disjoint(&pids).then_some(()));
+        for client in &mut clients {
+            assert_eq!(first_error(&client.query("SELECT 1")), None, "round {round}");
+        }
+        assert!(watch.count() <= 2);
+        clients.rotate_left(1);
+    }
+    console.wait_for_rest(clients.len() as u64, 2);
+}
+
+#[test]
 fn a_server_that_comes_back_is_handed_to_those_who_wait_on_other_workers() {
     let valet = valet("handover", &["pool_size = 1"]).start();
     let mut console = Console::of(&valet);

@@ -50,7 +50,7 @@ Examples:
   pgvalet check config/pgvalet.toml            before a reload
   pgvalet convert pgbouncer.ini > pgvalet.toml
 
-Signals: HUP reloads the configuration; TERM and INT let transactions finish, then end; a second one ends at once.
+Signals: HUP reloads the configuration; TERM and INT let transactions finish, then end; a second one, or QUIT, ends at once.
 Exit codes: 0 ended as asked, 1 wrong configuration or failure, 2 wrong arguments.";
 
 /// Does what the command line asks for.

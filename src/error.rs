@@ -166,6 +166,7 @@ impl From<CheckoutError> for Error {
                 "query_wait_timeout: no server connection became free in time",
             )
             .hint("All server connections of the pool are in use. Raise pool_size, shorten transactions, or raise query_wait_timeout."),
+            CheckoutError::Shutdown => Error::new(Kind::Shutdown, "the pooler is shutting down"),
             CheckoutError::Moved => Error::new(Kind::UnknownDatabase, "the database was removed from the configuration"),
         }
     }

@@ -211,6 +211,34 @@ fn a_shutdown_lets_transactions_finish_and_sends_the_idle_away() {
 }
 
 #[test]
+fn a_shutdown_waits_for_nobody_who_has_no_server() {
+    let cluster = Cluster::start();
+    for how in [Signal::TERM, Signal::INT] {
+        let valet = trusting(&cluster).setting("default_pool_size = 1").setting("workers = 2").start();
+        let mut busy = valet.client(Role::Trust);
+        busy.query("BEGIN");
+        let mut in_line: Vec<Client> = (0..6).map(|_| valet.client(Role::Trust)).collect();
+        in_line.iter_mut().for_each(|client| client.send(&frontend::query("SELECT 'served'")));
+        // A login waits for a server, too, if it brings settings that none was asked for yet.
+        let login = Role::Trust.login().parameter("TimeZone", "Asia/Tokyo");
+        let (mut console, address) = (console(&valet), valet.tcp());
+        std::thread::scope(|scope| {
+            let newcomer = scope.spawn(|| Client::login(&address, &login));
+            eventually("seven to wait", || (waiting(&mut console) == 7).then_some(()));
+            valet.signal(how);
+            in_line.iter_mut().for_each(|client| assert_told_to_leave(&client.until_end()));
+            let refused = newcomer.join().expect("it does not panic").expect_err("nobody is let in");
+            assert_eq!(refused.sqlstate().as_deref(), Some("57P01"), "{refused}");
+        });
+        assert_eq!(busy.value("SELECT 'still here'"), "still here");
+        busy.query("COMMIT");
+        assert_told_to_leave(&busy.until_end());
+        assert_eq!(valet.wait_exit().code(), Some(0), "{how:?}");
+        eventually("the servers to be closed", || (sessions(&cluster) == 0).then_some(()));
+    }
+}
+
+#[test]
 fn shutdown_timeout_ends_what_does_not_end_by_itself() {
     let cluster = Cluster::start();
     let valet = trusting(&cluster).setting("shutdown_timeout = \"100ms\"").start();

@@ -38,6 +38,9 @@ pub enum CheckoutError {
     /// The pool was replaced: ask the router again.
     #[error("the pool was replaced")]
     Moved,
+    /// The process ends, and does not wait for those in line.
+    #[error("the pooler is shutting down")]
+    Shutdown,
 }
 
 /// How a place in line stands.

@@ -4,7 +4,7 @@ use crate::config::{Config, Host};
 use crate::pool::budget::Group;
 use crate::pool::catalog::Catalog;
 use crate::pool::keeper::Job;
-use crate::pool::{Policy, Pool, PoolKey, Pooled, Shard, lock};
+use crate::pool::{CheckoutError, Policy, Pool, PoolKey, Pooled, Shard, lock};
 use crate::server::login::Target;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -279,6 +279,12 @@ impl Shards {
         for key in retired {
             self.leaving.borrow_mut().extend(shards.remove(&key));
         }
+    }
+
+    /// Sends everybody in line away, because the process ends and waits for nobody who has no server.
+    pub fn dismiss_waiters(&self) {
+        let (shards, leaving) = (self.shards.borrow(), self.leaving.borrow());
+        shards.values().chain(leaving.iter()).for_each(|shard| shard.refuse_all(&CheckoutError::Shutdown));
     }
 
     /// Says goodbye to all idle servers of this worker, because the process ends.

@@ -115,7 +115,10 @@ async fn run(seed: Seed) {
                 Some(Command::Client(stream, peer)) => welcome(&context, stream, peer),
                 Some(Command::Cancel(request)) => context.cancel(request),
                 Some(Command::Reload(config)) => reload(&context, config),
-                Some(Command::Drain) => context.drain(),
+                Some(Command::Drain) => {
+                    context.drain();
+                    context.shards.dismiss_waiters();
+                }
                 Some(Command::Stop) | None => break,
             },
             Some(parcel) = parcels.recv() => context.shards.receive(parcel, Instant::now()),

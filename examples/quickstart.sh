@@ -8,6 +8,8 @@
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck source=lib/packages.sh
+. "$root/examples/lib/packages.sh"
 # shellcheck source=lib/postgres.sh
 . "$root/examples/lib/postgres.sh"
 
@@ -52,22 +54,10 @@ install_what_is_missing() {
     command -v cc >/dev/null || packages+=(gcc libc6-dev)
     [ ${#packages[@]} -gt 0 ] || return 0
 
-    local sudo=()
-    if [ "$(id -u)" != 0 ]; then sudo=(sudo); fi
-    if ! command -v apt-get >/dev/null || ! command -v "${sudo[0]:-apt-get}" >/dev/null; then
-        die "Missing: ${packages[*]}. Please install them (their names on Debian; PGBIN= tells where PostgreSQL is)."
-    fi
     step "Installing ${packages[*]} with apt"
-    "${sudo[@]}" apt-get update -qq
-    # Debian's package starts a cluster on port 5432 when it is installed for the first time. Nobody asked for one here.
-    local hold=/etc/postgresql-common/createcluster.d/pgvalet-quickstart.conf installed=yes
-    "${sudo[@]}" mkdir -p "${hold%/*}"
-    echo 'create_main_cluster = false' | "${sudo[@]}" tee "$hold" >/dev/null
-    "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y "${packages[@]}" >/dev/null || installed=''
-    "${sudo[@]}" rm -f "$hold"
-    if [ -z "$installed" ] || ! pg_find; then
-        die "apt-get could not install ${packages[*]}; its messages are above."
-    fi
+    { install_packages "${packages[@]}" && pg_find; } || die "These packages are missing and could not be installed from here:
+    sudo apt-get install ${packages[*]}
+Install them, then run this again. (PGBIN= tells where the programs of a PostgreSQL elsewhere are.)"
 }
 
 # A thousand clients are a thousand open files in the load program and in pgvalet.

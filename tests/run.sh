@@ -36,19 +36,36 @@ trap finished EXIT
 
 step() { stage=$1; say "$1 (at $SECONDS s)"; shift; "$@"; }
 
-check_toolchain() {
-    local missing=()
+# What everything needs, and what only some tests do. One list and one installation, so that nobody has to come back.
+install_what_is_missing() {
+    local tools=() packages=() further=()
     # A login shell would have this on its PATH; a CI runner may not.
     # shellcheck source=/dev/null
     [ ! -f "${CARGO_HOME:-$HOME/.cargo}/env" ] || . "${CARGO_HOME:-$HOME/.cargo}/env"
-    command -v cargo >/dev/null || missing+=('a Rust toolchain: https://rustup.rs')
-    cargo fmt --version >/dev/null 2>&1 || missing+=('rustfmt: rustup component add rustfmt')
-    cargo clippy --version >/dev/null 2>&1 || missing+=('clippy: rustup component add clippy')
-    if ! command -v cc >/dev/null; then
-        { command -v apt-get >/dev/null && as_root apt-get update -qq && as_root apt-get install -y -qq gcc libc6-dev; } ||
-            missing+=('a C linker: sudo apt-get install gcc')
+    if ! command -v cargo >/dev/null; then
+        tools+=('a Rust toolchain: https://rustup.rs')
+    else
+        cargo fmt --version >/dev/null 2>&1 || tools+=('rustfmt: rustup component add rustfmt')
+        cargo clippy --version >/dev/null 2>&1 || tools+=('clippy: rustup component add clippy')
     fi
-    [ ${#missing[@]} = 0 ] || { printf 'missing: %s\n' "${missing[@]}" >&2; exit 1; }
+    mapfile -t packages < <(missing_pg_packages)
+    command -v cc >/dev/null || packages+=(gcc libc6-dev)
+    # For the drivers; npm for further versions of PostgreSQL, too.
+    python3 -c 'import ensurepip' 2>/dev/null || further+=(python3-venv)
+    command -v npm >/dev/null || further+=(nodejs npm)
+    command -v pg_config >/dev/null && [ -e "$(pg_config --includedir)/libpq-fe.h" ] || further+=(libpq-dev)
+
+    if [ ${#packages[@]} -gt 0 ]; then
+        say "installing ${packages[*]} with apt"
+        install_packages "${packages[@]}" || tools+=("packages: sudo apt-get install ${packages[*]} ${further[*]}")
+    fi
+    if [ ${#tools[@]} -gt 0 ]; then
+        printf 'missing, and cannot be installed from here: %s\n' "${tools[@]}" >&2
+        exit 1
+    fi
+    [ ${#further[@]} -gt 0 ] || return 0
+    say "installing ${further[*]} with apt, for the tests of drivers and of further PostgreSQL versions"
+    install_packages "${further[@]}" || note "some tests are skipped for want of packages: sudo apt-get install ${further[*]}"
 }
 
 # Driver suites that are quick to install.
@@ -62,7 +79,6 @@ find_other_versions() {
     others=()
     ! $quick || return 0
     cache=$(pg_cache_dir "$PWD")
-    command -v npm >/dev/null || note "npm is missing (sudo apt-get install npm): versions not unpacked yet are skipped"
     for major in "${majors[@]}"; do
         [ "$major" != "$main_major" ] || continue
         if [ -x "/usr/lib/postgresql/$major/bin/initdb" ]; then
@@ -77,6 +93,16 @@ find_other_versions() {
     done
 }
 
+# Licences, sources and bans can be judged offline; advisories where their database can be fetched.
+check_dependencies() {
+    cargo deny --log-level error check bans licenses sources
+    if cargo deny --log-level off fetch db >/dev/null 2>&1; then
+        cargo deny --log-level error check advisories
+    else
+        note "the advisory database cannot be fetched: advisories are not checked"
+    fi
+}
+
 # The tests that depend on the version, on the PostgreSQL in directory $1.
 test_version() {
     local arguments=() name
@@ -84,8 +110,7 @@ test_version() {
     PGVALET_PG_BIN=$1 cargo test --quiet "${arguments[@]}"
 }
 
-check_toolchain
-ensure_installed_pg
+install_what_is_missing
 main_bin=${PGVALET_PG_BIN:-$(installed_pg_bin)}
 step 'PostgreSQL versions' find_other_versions
 echo "   $("$main_bin/postgres" --version), in full; of the others: ${others[*]:-none}"
@@ -93,7 +118,7 @@ echo "   $("$main_bin/postgres" --version), in full; of the others: ${others[*]:
 step 'cargo fmt --check' cargo fmt --check
 step 'cargo clippy' cargo clippy --quiet --all-targets -- -D warnings
 RUSTDOCFLAGS='-D warnings' step 'cargo doc' cargo doc --quiet --no-deps --document-private-items --lib
-if cargo deny --version >/dev/null 2>&1; then step 'cargo deny check' cargo deny --log-level error check; fi
+if cargo deny --version >/dev/null 2>&1; then step 'cargo deny check' check_dependencies; fi
 step 'cargo test' env PGVALET_PG_BIN="$main_bin" cargo test
 if $all_drivers; then
     step 'client drivers' env PGVALET_PG_BIN="$main_bin" bash tests/drivers/run.sh

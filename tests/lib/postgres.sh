@@ -4,13 +4,11 @@
 # To be sourced. Owns the cache of unpacked versions, <cache>/<major>/{bin,lib,share}; tests/support/cluster.rs looks in
 # the same places. Everything here may run as root or as an ordinary user.
 
+# shellcheck source=examples/lib/packages.sh
+. "$(dirname "${BASH_SOURCE[0]}")/../../examples/lib/packages.sh"
+
 say() { printf '\n== %s\n' "$*"; }
 note() { printf '   note: %s\n' "$*"; }
-
-# as_root COMMAND...: runs it as root; fails if there is no way to.
-as_root() {
-    if [ "$(id -u)" = 0 ]; then "$@"; elif sudo -n true 2>/dev/null; then sudo -n "$@"; else return 1; fi
-}
 
 # server_user: the user that PostgreSQL runs as when we are root, since it refuses root.
 server_user() { if id postgres >/dev/null 2>&1; then echo postgres; else echo nobody; fi; }
@@ -20,7 +18,8 @@ as_server_user() {
     if [ "$(id -u)" = 0 ]; then
         local user
         user=$(server_user)
-        setpriv --reuid "$user" --regid "$(id -g "$user")" --clear-groups -- "$@"
+        # Not in a directory that it may not enter.
+        (cd / && setpriv --reuid "$user" --regid "$(id -g "$user")" --clear-groups -- "$@")
     else
         "$@"
     fi
@@ -37,27 +36,24 @@ installed_pg_bin() {
     fi
 }
 
-# ensure_installed_pg: a PostgreSQL server with psql and pgbench, by apt if they are missing.
-ensure_installed_pg() {
+# missing_pg_packages: the packages that lack for a PostgreSQL server with psql and pgbench.
+missing_pg_packages() {
     local bin
     bin=${PGVALET_PG_BIN:-$(installed_pg_bin)}
-    if [ -n "$bin" ] && command -v psql >/dev/null 2>&1 &&
-        { command -v pgbench >/dev/null 2>&1 || [ -x "$bin/pgbench" ]; }; then
-        return 0
-    fi
-    say "installing PostgreSQL and its client programs"
-    # The packages would start a cluster of their own on port 5432, which nobody asked for.
-    if command -v apt-get >/dev/null 2>&1 && as_root true; then
-        as_root mkdir -p /etc/postgresql-common
-        [ -e /etc/postgresql-common/createcluster.conf ] ||
-            echo 'create_main_cluster = false' | as_root tee /etc/postgresql-common/createcluster.conf >/dev/null
-        as_root apt-get update -qq
-        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql postgresql-client
-    else
-        echo "PostgreSQL is missing and cannot be installed from here. Install it, then run this again:" >&2
-        echo "    sudo apt-get install postgresql postgresql-client     (or set PGVALET_PG_BIN to a bin directory)" >&2
-        return 1
-    fi
+    [ -n "$bin" ] && { command -v pgbench >/dev/null 2>&1 || [ -x "$bin/pgbench" ]; } || echo postgresql
+    command -v psql >/dev/null 2>&1 || echo postgresql-client
+}
+
+# ensure_installed_pg: a PostgreSQL server with psql and pgbench, by apt if they are missing.
+ensure_installed_pg() {
+    local packages
+    mapfile -t packages < <(missing_pg_packages)
+    [ ${#packages[@]} -gt 0 ] || return 0
+    say "installing ${packages[*]}"
+    install_packages "${packages[@]}" && return
+    echo "PostgreSQL is missing and could not be installed from here. Install it, then run this again:" >&2
+    echo "    sudo apt-get install ${packages[*]}     (or set PGVALET_PG_BIN to a bin directory)" >&2
+    return 1
 }
 
 # pg_cache_dir ROOT: where unpacked versions live. Root cannot use a checkout that the server's user cannot enter.

@@ -11,6 +11,9 @@
 # A suite ends with a line `NAME VERSION: N passed` for each driver, and with status 0 if all passed, 77 if it cannot be
 # installed here (the last line says why), anything else if something failed.
 
+# shellcheck source=examples/lib/packages.sh
+. ../../../examples/lib/packages.sh
+
 # skip REASON: ends the suite as one that cannot run here.
 skip() { printf 'skipped: %s\n' "$*"; exit 77; }
 
@@ -28,13 +31,8 @@ need() {
 
 # apt_install PACKAGE...: installs Debian packages; skips the suite if that is not possible here.
 apt_install() {
-    local as_root=()
-    if [ "$(id -u)" != 0 ]; then as_root=(sudo -n); fi
-    if ! { command -v apt-get && "${as_root[@]}" true; } >/dev/null 2>&1; then
-        skip "needs packages: sudo apt-get install $*"
-    fi
-    { "${as_root[@]}" apt-get update -qq && "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$@"; } \
-        >"$DRIVERS_CACHE/apt.log" 2>&1 || skip "apt-get install $* failed: $(tail -1 "$DRIVERS_CACHE/apt.log")"
+    install_packages "$@" 2>"$DRIVERS_CACHE/apt.log" ||
+        skip "needs packages: sudo apt-get install $* $(tail -1 "$DRIVERS_CACHE/apt.log")"
 }
 
 # rotate_servers: lets the servers rotate for a suite that uses another pool than that of PGUSER and PGDATABASE as given;

@@ -4,6 +4,7 @@
 use libfuzzer_sys::fuzz_target;
 use pgvalet::auth::keys::ClientKeys;
 use pgvalet::auth::scram::{ChannelBinding, Nonce};
+use pgvalet::auth::saslprep;
 use pgvalet::auth::scram_client::ClientStart;
 use pgvalet::auth::scram_server::{Credentials, ServerBinding, ServerStart};
 use pgvalet::config::Secret;
@@ -24,6 +25,6 @@ fuzz_target!(|input: &[u8]| {
         let _ = proved.server_final(last);
     }
     if let Ok(text) = std::str::from_utf8(input) {
-        let _ = Secret::parse(text);
+        let _ = (Secret::parse(text), saslprep::prepare(text));
     }
 });

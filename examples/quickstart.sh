@@ -23,15 +23,16 @@ main() {
     install_what_is_missing
     allow_many_files
 
-    step 'Building pgvalet (the first time this takes some minutes)'
-    (cd "$root" && cargo build --release --quiet --bin pgvalet --example clients)
-    [ -x "$programs/pgvalet" ] || die "cargo did not put pgvalet into $programs; set CARGO_TARGET_DIR"
-
     work=$(mktemp -d "${TMPDIR:-/tmp}/pgvalet-quickstart.XXXXXX")
     trap clean_up EXIT
     trap 'exit 130' INT TERM
     chmod 711 "$work" # PostgreSQL may have to run as another user
     read_config
+
+    step 'Building pgvalet (the first time this takes some minutes)'
+    (cd "$root" && cargo build --release --quiet --bin pgvalet --example clients)
+    [ -x "$programs/pgvalet" ] || die "cargo did not put pgvalet into $programs; set CARGO_TARGET_DIR"
+
     start_postgres
     start_pgvalet
     show

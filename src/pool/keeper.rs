@@ -104,7 +104,7 @@ async fn connect(shard: &Rc<Shard>, permit: Permit, connecting: Connecting, keys
                 shard.with_policy(|policy| policy.lifetime).map(|lifetime| now + jitter(lifetime));
             tracing::debug!(database, user, address = %server.address, pid = server.key.pid, "server connected");
             shard.accept(&Arc::new(Settings::default()), &server.reported);
-            let mut pooled = Box::new(Pooled { server, permit });
+            let mut pooled = Pooled::new(server, permit);
             // The first server reads the catalog before its first client comes, so that `auto` knows what it judges.
             if shard.pool.catalog.claim_probe(now, shard.with_policy(|policy| policy.probe_interval)) {
                 let outcome = probe(&mut pooled.server, shard).await;

@@ -3,21 +3,29 @@
 //! Dropping a [`Lease`] closes its server; only [`Lease::checkin`] gives it back. So whatever goes wrong between, a
 //! panic included, no server in an unknown state is lent again.
 
-use crate::pool::Shard;
 use crate::pool::budget::Permit;
 use crate::pool::keeper::Job;
+use crate::pool::{Shard, random, shortened};
 use crate::server::Server;
 use crate::session::footprint::ResetPlan;
 use deadpool::unmanaged::Object;
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A server and its place in the budget.
 #[derive(Debug)]
 pub struct Pooled {
     pub(crate) server: Server,
     pub(crate) permit: Permit,
+    /// By how much sooner than its time it is closed; see [`shortened`].
+    haste: u16,
+}
+
+impl Pooled {
+    pub(crate) fn new(server: Server, permit: Permit) -> Box<Pooled> {
+        Box::new(Pooled { server, permit, haste: random() })
+    }
 }
 
 /// A server lent out.
@@ -79,6 +87,11 @@ impl Lease {
     #[inline]
     pub(crate) fn is_surplus(&mut self, extra: u32) -> bool {
         self.object.as_mut().is_some_and(|object| object.permit.give_up_surplus(extra))
+    }
+
+    /// The time that this server may be idle where `limit` is what all may, so that not all are closed at once.
+    pub(crate) fn idle_limit(&self, limit: Duration) -> Duration {
+        shortened(limit, self.object.as_ref().map_or(0, |object| object.haste))
     }
 
     /// Ends the server's life in good order: it is idle.

@@ -357,6 +357,32 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// `duration`, up to a tenth shorter, so that what began together does not end together.
 pub(crate) fn jitter(duration: Duration) -> Duration {
-    let random = getrandom::u32().unwrap_or(0);
-    duration - duration / 10 * (random % 1024) / 1024
+    shortened(duration, random())
+}
+
+/// `duration`, by a part of a tenth shorter that `random` decides.
+pub(crate) fn shortened(duration: Duration, random: u16) -> Duration {
+    duration - duration / 10 / (1 << 16) * u32::from(random)
+}
+
+/// Any number; without randomness things end together, and nothing worse happens.
+pub(crate) fn random() -> u16 {
+    getrandom::u32().unwrap_or(0) as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_shortened_by_up_to_a_tenth() {
+        let hour = Duration::from_secs(3600);
+        assert_eq!(shortened(hour, 0), hour);
+        assert_eq!(shortened(hour, 1 << 15).as_secs(), 3420);
+        assert!(shortened(hour, u16::MAX) > hour - hour / 10);
+        // A duration may be as long as the configuration can say.
+        let longest = Duration::from_secs(u64::MAX / 1_000);
+        assert!(shortened(longest, u16::MAX) > longest / 10 * 9);
+        assert_eq!(shortened(Duration::ZERO, u16::MAX), Duration::ZERO);
+    }
 }

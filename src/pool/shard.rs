@@ -251,7 +251,7 @@ impl Shard {
         let server = login::login(&self.pool.target, keys).await?;
         self.counters().connects.add(1);
         let idle = &self.pool.branches[self.worker].idle;
-        let added = idle.try_add(Box::new(Pooled { server, permit }));
+        let added = idle.try_add(Pooled::new(server, permit));
         Ok(added.ok().and_then(|()| idle.try_get().ok()).map(|object| Lease::new(object, self.clone())))
     }
 

@@ -62,7 +62,7 @@ fn look_at_idle(shard: &Rc<Shard>, now: Instant) {
         }
         let idle_for = now.saturating_duration_since(lease.idle_since);
         let too_old = lease.expires_at.is_some_and(|at| at <= now);
-        let too_idle = policy.idle_timeout.is_some_and(|limit| idle_for >= limit);
+        let too_idle = policy.idle_timeout.is_some_and(|limit| idle_for >= lease.idle_limit(limit));
         if too_old
             || shard.pool.is_retired()
             || lease.is_surplus(policy.reserve)

@@ -78,7 +78,7 @@ pub(crate) async fn run(mut jobs: UnboundedReceiver<(Rc<Shard>, Job)>, keys: Arc
                 Job::Probe(lease) => probe_idle(lease).await,
                 Job::RollBack(lease, plan) => roll_back(lease, &plan).await,
                 Job::Abandon(pooled) => {
-                    abandon(pooled).await;
+                    abandon(&shard, pooled).await;
                     shard.demand(Instant::now());
                 }
                 Job::Demand => shard.demand(Instant::now()),
@@ -259,9 +259,15 @@ async fn roll_back(mut lease: Lease, plan: &ResetPlan) {
 }
 
 /// Cancels what the server may still be doing, then closes it.
-async fn abandon(pooled: Box<Pooled>) {
+async fn abandon(shard: &Shard, pooled: Box<Pooled>) {
     let server = &pooled.server;
     if let Err(error) = cancel::cancel(&server.address, &server.key).await {
-        tracing::debug!(%error, address = %server.address, "the query of a client that left could not be cancelled");
+        tracing::debug!(
+            database = &*shard.pool.key.database,
+            user = &*shard.pool.key.user,
+            address = %server.address,
+            %error,
+            "the query of a client that left could not be cancelled"
+        );
     }
 }

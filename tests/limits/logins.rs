@@ -1,11 +1,13 @@
 //! Limits of logins on both sides: `client_login_timeout`, `server_connect_timeout`, `server_login_retry`.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use crate::fixture::{Console, error_text, open_house, valet};
 use crate::support::backend::{self, first_error, tags};
-use crate::support::cluster::{DATABASE, Role};
-use crate::support::frontend;
+use crate::support::cluster::{DATABASE, PASSWORD, Role};
 use crate::support::scripted::{Act, ScriptedServer, greeting};
-use crate::support::wire::Client;
+use crate::support::wire::{Client, Login};
+use crate::support::{frontend, scram};
 
 #[test]
 fn a_login_that_stops_half_way_ends_at_client_login_timeout() {
@@ -48,6 +50,37 @@ fn a_login_that_stops_half_way_ends_at_client_login_timeout() {
     let mut console = Console::of(&valet);
     console.wait_for_rest(0, 0);
     assert_eq!(valet.client(Role::Trust).value("SELECT 1"), "1");
+}
+
+/// So many rounds take so long that a worker that did them itself would do nothing else meanwhile.
+#[test]
+fn a_password_that_takes_long_to_prepare_holds_up_nobody_else() {
+    let valet = valet("slow_secret", &["user = \"app_trust\""])
+        .setting("auth_type = \"scram-sha-256\"")
+        .setting("scram_iterations = 300000")
+        .setting("workers = 1")
+        .user("quick", &scram::verifier(PASSWORD, b"salt of a verifier", 4096), &[])
+        .start();
+    let mut other = valet.login(&Login::new("quick", DATABASE).password(PASSWORD));
+    other.query("SELECT 1");
+    let mut client = Client::connect(&valet.tcp()).expect("pgvalet listens");
+    client.send(&frontend::startup(&[("user", Role::Trust.name()), ("database", DATABASE)]));
+    let is_ready = AtomicBool::new(false);
+    let served = std::thread::scope(|scope| {
+        let login = scope.spawn(|| {
+            let challenge = client.recv();
+            is_ready.store(true, Ordering::Relaxed);
+            challenge
+        });
+        let mut served = 0;
+        while !is_ready.load(Ordering::Relaxed) {
+            other.query("SELECT 1");
+            served += 1;
+        }
+        assert_eq!(login.join().expect("it does not panic").tag, b'R');
+        served
+    });
+    assert!(served > 10, "{served} queries while the keys were derived");
 }
 
 #[test]

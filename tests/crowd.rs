@@ -95,6 +95,8 @@ fn a_crowd_of_idle_clients_is_kept_while_others_work() {
     }
     let grown = valet.rss_kib().saturating_sub(before);
     println!("crowd: {:.1} KiB of memory for each idle client", grown as f64 / crowd as f64);
+    // With as much as one page of a buffer each it would be more.
+    assert!(crowd < CROWD || grown < 6 * CROWD as u64, "{grown} KiB for {crowd} idle clients");
 
     let mut console = Console::open(&valet);
     assert_eq!(console.stat("logins"), u64::try_from(crowd + workers.len()).expect("a number"));

@@ -56,8 +56,9 @@ impl Relay {
                     let answered = Own::of(&lease.owed);
                     match lease.owed.ready() {
                         Verdict::Forward => {
-                            self.discarding = false;
-                            self.after_reset(status);
+                            if self.resetting.is_some() || self.discarding {
+                                self.after_reset(status);
+                            }
                             if self.unsafe_encoding {
                                 self.note_encoding();
                             }
@@ -68,7 +69,12 @@ impl Relay {
                             self.drop_reply(header);
                             match answered {
                                 Own::Restore => self.end_of_reset(),
-                                Own::Survey => self.end_survey()?,
+                                Own::Survey => {
+                                    // It has changed nothing; what was reset the client was told its own of.
+                                    self.end_survey()?;
+                                    self.emit_fakes();
+                                    continue;
+                                }
                                 Own::Settings => self.settings_confirmed()?,
                                 Own::Other => {}
                             }
@@ -206,6 +212,9 @@ impl Relay {
         }
         let body = &self.from_server.bytes()[cursor + HEADER..cursor + header.total()];
         let mentions_us = names_a_statement(body);
+        if let Some(resets) = &mut self.resetting {
+            resets.failed = true;
+        }
         let mut undone = Vec::new();
         let Some(lease) = self.lease.as_mut() else { return Ok(false) };
         if lease.owed.is_doubtful_copy() {

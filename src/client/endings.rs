@@ -29,10 +29,13 @@ impl Relay {
         let boundaries = lease.owed.boundaries();
         let in_transaction = lease.status != TxStatus::Idle;
         // What pgvalet asks on its own account is no batch of the client's.
+        (self.confirming, self.resetting) = (None, None);
         let batch_open = boundaries == 0 && lease.owed.is_unsynced();
         let keepable = self.reply == Body::None
             && boundaries <= 1
             && self.pinned.take().is_none()
+            // What the client has set, and was told is set, is lost with the answer.
+            && self.survey.take().is_none()
             && self.shard.with_policy(|policy| policy.mode) != PoolMode::Session;
         self.forget_facts_after_ddl();
         // Nothing is left to cancel on it. What it never came to, or never told of, has not changed the client's names.
@@ -183,6 +186,10 @@ impl Relay {
             let mut cx = Context::from_waker(Waker::noop());
             let _ = self.to_client.poll_flush(&mut cx, &mut self.from_server, &mut self.stream, &mut 0);
         }
+        if self.lease.is_none() {
+            return;
+        }
+        let plan = self.reset_plan();
         let Some(lease) = self.lease.take() else { return };
         if self.is_dedicated {
             if is_whole && lease.is_free() {
@@ -190,7 +197,6 @@ impl Relay {
             }
             return;
         }
-        let plan = self.reset_plan();
         if is_whole && lease.is_free() {
             lease.checkin(plan, now);
         } else if is_whole && lease.owed.at_rest() {

@@ -543,6 +543,7 @@ impl Session {
             left: Footprint::NOTHING,
             survey: None,
             is_surveyed: false,
+            is_unused: false,
             custom: Vec::new(),
             pinned: None,
             asks_currval: false,

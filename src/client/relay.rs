@@ -143,6 +143,8 @@ pub(super) struct Relay {
     pub(super) pinned: Option<Box<Pinned>>,
     /// It has asked for `currval` or `lastval`.
     pub(super) asks_currval: bool,
+    /// The server was lent for a request that waits until the client's settings are confirmed.
+    pub(super) is_unused: bool,
     /// Nothing may run until the server has taken the client's settings.
     pub(super) confirming: Option<Box<Confirming>>,
     /// Whether that server has its unnamed statement.
@@ -408,6 +410,7 @@ impl Relay {
         self.resetting = None;
         self.bound_resets = None;
         self.left = Footprint::NOTHING;
+        self.is_unused = false;
         self.lease = Some(lease);
         self.put_settings_in_force();
         if let Some(lost) = self.lost.take() {
@@ -454,6 +457,9 @@ impl Relay {
             return Ok(());
         }
         debug_assert_eq!(self.reply, Body::None);
+        if self.is_unused && !self.input().is_empty() {
+            return Ok(());
+        }
         if lease.status != TxStatus::Idle {
             if self.shard.with_policy(|policy| policy.mode) == PoolMode::Statement {
                 let error = Error::new(
@@ -523,11 +529,11 @@ impl Relay {
 
     /// Gives the server back; it is free.
     fn release(&mut self, now: Instant) {
+        let plan = self.reset_plan();
         let Some(lease) = self.lease.take() else { return };
         let counters = self.shard.counters();
         counters.transactions.add(1);
         counters.transaction_us.add(now.saturating_duration_since(self.leased_at).as_micros() as u64);
-        let plan = self.reset_plan();
         self.custom = Vec::new();
         if self.undone_names.capacity() > 0 {
             self.undone_names = Vec::new();
@@ -547,6 +553,11 @@ impl Relay {
             Reset::Always => ResetPlan::Full,
             Reset::Auto => {
                 let footprint = self.footprint.union(self.left);
+                // A server that nobody has would end by it.
+                let ends_idle = |lease: &Lease| lease.in_force.get("idle_session_timeout").is_some();
+                if self.lease.as_ref().is_some_and(ends_idle) {
+                    return ResetPlan::Full;
+                }
                 if footprint.is_stateless() {
                     return ResetPlan::Nothing;
                 }

@@ -5,11 +5,11 @@
 
 use crate::client::relay::Relay;
 use crate::config::PoolMode;
-use crate::protocol::{TxStatus, frontend};
+use crate::protocol::{TxStatus, backend, frontend};
 use crate::server::owed::Owed;
 use crate::session::resets::Resets;
-use crate::session::settings::quote_literal;
-use crate::session::{Footprint, Settings};
+use crate::session::settings::{followed, quote_literal};
+use crate::session::{Footprint, Reported, Settings};
 use std::sync::Arc;
 
 impl Relay {
@@ -35,6 +35,14 @@ impl Relay {
 
     /// A Query of the client's has been answered: if it has reset something, puts the client's defaults in force.
     pub(super) fn after_reset(&mut self, status: TxStatus) {
+        if std::mem::take(&mut self.discarding) {
+            self.tell_defaults(&Resets::everything());
+        }
+        let Some(resets) = self.resetting.take() else { return };
+        if status != TxStatus::Failed && !resets.failed {
+            self.tell_defaults(&resets);
+        }
+        self.resetting = Some(resets);
         let Some(resets) = &self.resetting else { return };
         let is_session = self.shard.with_policy(|policy| policy.mode) == PoolMode::Session;
         match status {
@@ -49,6 +57,20 @@ impl Relay {
                 }
                 None => self.resetting = None,
             },
+        }
+    }
+
+    /// Tells the client its defaults, in front of the ReadyForQuery, where the server has nothing new to report.
+    fn tell_defaults(&mut self, resets: &Resets) {
+        let startup = self.startup.clone();
+        for (key, value) in startup.iter().filter(|(key, _)| resets.contains(key)) {
+            let Some(name) = followed(key) else { continue };
+            let own = self.startup_reported.get(name.as_bytes()).unwrap_or(value.as_bytes()).to_vec();
+            let is_reported = self.told.get(name.as_bytes()).is_some();
+            if is_reported && Reported::record(&mut self.told, name.as_bytes(), &own) {
+                let own = String::from_utf8_lossy(&own);
+                backend::parameter_status(self.to_client.insert(&mut self.from_server), name, &own);
+            }
         }
     }
 

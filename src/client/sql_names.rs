@@ -420,6 +420,19 @@ impl Relay {
         Ok(statement)
     }
 
+    /// Notes what the statements may do that a text executes.
+    pub(super) fn note_executed_hints(&mut self, text: &[u8]) {
+        if !may_execute(text) {
+            return;
+        }
+        for name in executed(text).unwrap_or_default() {
+            if let Some(named) = self.statements.get(&name) {
+                let statement = named.statement.clone();
+                self.note_hints_of(statement.text(), text);
+            }
+        }
+    }
+
     /// What a text leaves behind that was judged to run statements prepared elsewhere, if they are all the client's own.
     pub(super) fn resolve_executed(&self, text: &[u8], found: Footprint) -> Footprint {
         // What a name stands for may be changed by the same text, or before a portal is executed: then only a full reset

@@ -5,7 +5,7 @@
 //! client is answered does not wait for that.
 
 use crate::client::cell::Activity;
-use crate::client::relay::{End, Relay};
+use crate::client::relay::{End, LostTransaction, Relay};
 use crate::config::{Pin, Reset};
 use crate::error::{Error, Kind};
 use crate::pool::Pinned;
@@ -14,9 +14,9 @@ use crate::protocol::{ErrorFields, Header, backend, frontend};
 use crate::server::ServerError;
 use crate::server::owed::Owed;
 use crate::session::footprint::ResetPlan;
-use crate::session::settings::followed;
-use crate::session::survey::{Findings, custom_names, question, sequence_hints};
-use crate::session::{Footprint, Reported, Settings};
+use crate::session::settings::{ROLE, SESSION_AUTHORIZATION, followed};
+use crate::session::survey::{Asked, Findings, bound_names, custom_names, hints, question};
+use crate::session::{Footprint, Settings};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -44,16 +44,28 @@ impl Relay {
     /// Notes what a text shows of what it may do, though it is not certain what it does: names of custom settings, and
     /// what it asks of sequences.
     pub(super) fn note_hints(&mut self, text: &[u8]) {
-        custom_names(text, &mut self.custom);
-        let hints = sequence_hints(text);
-        if !hints.is_empty() {
-            self.note_footprint(hints);
+        let mut found = hints(text);
+        if !custom_names(text, &mut self.custom) {
+            // What nobody can ask for is not left to the next client.
+            found = found.union(Footprint::EVERYTHING);
         }
+        self.note_footprint(found);
+    }
+
+    /// The same for a statement that a text executes: the text may give it the names.
+    pub(super) fn note_hints_of(&mut self, statement: &[u8], executing: &[u8]) {
+        let sets =
+            |word: &[u8]| statement.windows(word.len()).any(|window| window.eq_ignore_ascii_case(word));
+        if sets(b"set_config") {
+            custom_names(statement, &mut self.custom);
+            custom_names(executing, &mut self.custom);
+        }
+        self.note_footprint(hints(statement));
     }
 
     /// Notes the names of custom settings among values that are bound.
-    pub(super) fn note_custom(&mut self, bytes: &[u8]) {
-        custom_names(bytes, &mut self.custom);
+    pub(super) fn note_bound_values(&mut self, values: &[u8]) {
+        bound_names(values, &mut self.custom);
     }
 
     /// Whether the server has to be asked what its session holds.
@@ -82,12 +94,27 @@ impl Relay {
             known.filter(|name| !self.custom.iter().any(|custom| **custom == **name)).collect();
         // While it is pinned, all that pins has to be asked for again.
         let done = self.footprint.union(self.left.intersection(Footprint::PINS));
-        let question = question(done, custom.chain(known));
+        let reported = |name: &[u8]| self.lease.as_ref().and_then(|lease| lease.reported.get(name));
+        let version = reported(b"server_version").and_then(|text| std::str::from_utf8(text).ok());
+        let major = version.map(|text| text.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default());
+        let asked = Asked {
+            user: &self.shard.pool.target.user,
+            major: major.and_then(|major| major.parse().ok()).unwrap_or(0),
+            converts: reported(b"server_encoding") != Some(b"SQL_ASCII"),
+        };
+        let question = question(done, custom.chain(known), asked);
+        if done.contains(Footprint::SETTINGS) && (done.contains(Footprint::ROLE) || self.settings.has_role())
+        {
+            // A role may have set what this one cannot even see.
+            self.left = self.left.union(Footprint::EVERYTHING);
+        }
         self.left = self.left.union(self.footprint).without(Footprint::SETTLED_BY_SURVEY);
         self.footprint = Footprint::NOTHING;
         // It takes the place of the client's unnamed statement.
         self.unnamed_here = false;
         self.shard.counters().surveys.add(1);
+        // For the client nothing is going on any more.
+        self.set_activity(Activity::Idle, Instant::now());
         self.ask(Survey { question, findings: Findings::default(), error: None, tries: 1 });
     }
 
@@ -139,7 +166,18 @@ impl Relay {
             .detail(ServerError::Refused(error.to_vec().into()).to_string());
             return Err(End::Fatal(error));
         }
-        let Findings { mut settings, pins } = survey.findings;
+        let mut findings = survey.findings;
+        findings.finish();
+        let Findings { mut settings, unsure, mut pins, hides } = findings;
+        if hides {
+            pins = pins.union(Footprint::EVERYTHING);
+        }
+        let was_reset = |name: &str| self.resetting.as_ref().is_some_and(|resets| resets.contains(name));
+        for (name, value) in unsure.iter().filter(|(name, _)| !was_reset(name)) {
+            if name.contains('.') || self.startup.get(name).is_some() {
+                settings.set(name, value);
+            }
+        }
         if let Some(encoding) = self.settings.get("client_encoding") {
             settings.set("client_encoding", encoding);
         }
@@ -157,26 +195,10 @@ impl Relay {
         self.is_surveyed = true;
         let Some(lease) = &mut self.lease else { return Ok(()) };
         lease.in_force = if settings == *self.settings { self.settings.clone() } else { Arc::new(settings) };
-        self.tell_defaults();
         if !self.pins().is_empty() {
             self.put_settings_in_force();
         }
         Ok(())
-    }
-
-    /// Tells the client those of its defaults that hold again though no server has reported them.
-    fn tell_defaults(&mut self) {
-        let Some(lease) = &self.lease else { return };
-        let restored = lease.in_force.changes(&self.settings).filter_map(|(name, _)| followed(name));
-        let restored: Vec<&str> = restored.collect();
-        for name in restored {
-            if let Some(value) = self.startup_reported.clone().get(name.as_bytes())
-                && Reported::record(&mut self.told, name.as_bytes(), value)
-            {
-                let value = String::from_utf8_lossy(value);
-                backend::parameter_status(self.to_client.insert(&mut self.from_server), name, &value);
-            }
-        }
     }
 
     /// Brings the client's settings into force on the server that it has, in front of what comes next.
@@ -195,6 +217,7 @@ impl Relay {
             let has_role = |settings: &Settings| settings.has_role();
             if may_fail || has_role(&self.settings) || has_role(&lease.in_force) {
                 self.confirming = Some(Box::default());
+                self.is_unused = true;
             }
             frontend::query(self.to_server.insert(&mut self.from_client), &difference);
             lease.owed.push(Owed::Settings);
@@ -215,9 +238,44 @@ impl Relay {
         self.pinned = None;
         if lease.is_free() {
             lease.checkin(ResetPlan::Full, now);
+        } else if !lease.owed.is_empty() {
+            // The failed transaction that was being made again is still the client's.
+            self.lost = Some(Box::new(LostTransaction { error: None }));
         }
         self.set_activity(Activity::Idle, now);
-        self.fail_request(&ServerError::Refused(error.to_vec().into()).into())
+        let error: Error = ServerError::Refused(error.to_vec().into()).into();
+        match Header::parse(self.from_client.bytes())? {
+            // Whatever it had set, it sets anew, or resets.
+            Some(header) if header.tag == b'Q' && self.ends_settings(header) => Ok(()),
+            Some(_) => self.fail_request(&error),
+            None => Err(End::Fatal(error)),
+        }
+    }
+
+    /// Whether the client's next request ends a role or setting that it has, or all of them; that is then done.
+    fn ends_settings(&mut self, header: Header) -> bool {
+        let message = &self.from_client.bytes()[..header.total().min(self.from_client.len())];
+        let words: Vec<String> = frontend::read_query(message)
+            .split(|byte| byte.is_ascii_whitespace() || matches!(byte, b';' | b'='))
+            .filter(|word| !word.is_empty())
+            .take(3)
+            .map(|word| String::from_utf8_lossy(word).to_ascii_lowercase())
+            .collect();
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let mut settings = Settings::clone(&self.settings);
+        match words[..] {
+            ["discard" | "reset", "all", ..] => settings = Settings::clone(&self.startup),
+            ["set" | "reset", "role", ..] | ["set", "session" | "local", "role"] => settings.unset(ROLE),
+            ["set" | "reset", "session", "authorization"] => {
+                settings.unset(SESSION_AUTHORIZATION);
+                settings.unset(ROLE);
+            }
+            ["set" | "reset", name, ..] => settings.unset(name),
+            _ => return false,
+        }
+        let changes = settings != *self.settings;
+        self.settings = Arc::new(settings);
+        changes
     }
 
     /// What keeps the client on its server.
@@ -235,8 +293,8 @@ impl Relay {
     pub(super) fn stays(&mut self) -> Result<bool, End> {
         self.asks_currval |= self.footprint.contains(Footprint::CURRVAL);
         let pins = if self.is_judged() { self.pins() } else { Footprint::NOTHING };
-        // Nothing unloads a library.
-        self.spoiled |= pins.contains(Footprint::LOAD);
+        // Nothing makes the server as new again.
+        self.spoiled |= pins.contains(Footprint::LASTING);
         if pins.is_empty() {
             self.pinned = None;
             return Ok(false);

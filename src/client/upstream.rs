@@ -201,6 +201,7 @@ impl Relay {
         if self.is_held() {
             return Ok(Step::NeedReplies);
         }
+        self.is_unused = false;
         if let Some(lease) = &self.lease {
             if lease.owed.is_skipping() && !matches!(header.tag, b'S' | b'X') {
                 // The server would ignore it.
@@ -459,6 +460,7 @@ impl Relay {
         if found.intersects(MAY_NAME_SETTINGS) {
             self.note_hints(sql);
         }
+        self.note_executed_hints(sql);
         let met = self.meet_names(sql, found, in_query);
         if met {
             // A portal is executed later: by then the name may stand for something else.
@@ -502,7 +504,7 @@ impl Relay {
         {
             let end = header.total().min(self.input().len());
             let values = self.input()[HEADER..end].to_vec();
-            self.note_custom(&values);
+            self.note_bound_values(&values);
         }
     }
 

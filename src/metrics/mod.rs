@@ -21,7 +21,7 @@ impl Counter {
 }
 
 /// Reasons for a reset that are counted apart; the last one takes every further one.
-pub const RESET_REASONS: usize = 16;
+pub const RESET_REASONS: usize = 17;
 
 macro_rules! counters {
     ($(#[$outer:meta])* $name:ident { $($(#[$doc:meta])* $field:ident,)* }) => {

@@ -95,7 +95,7 @@ fn statement<'a>(first: Token<'a>, lexer: &mut Lexer<'a>, facts: &CatalogFacts) 
         b"execute" => skip(lexer, Footprint::STATEMENTS.union(Footprint::EXECUTES)),
         b"deallocate" => skip(lexer, Footprint::STATEMENTS),
         b"listen" | b"unlisten" => skip(lexer, Footprint::LISTEN),
-        b"load" => skip(lexer, Footprint::EVERYTHING.union(Footprint::LOAD)),
+        b"load" => skip(lexer, Footprint::EVERYTHING.union(Footprint::LASTING)),
         b"discard" | b"call" | b"vacuum" | b"analyze" | b"analyse" | b"checkpoint" => {
             skip(lexer, Footprint::EVERYTHING)
         }

@@ -44,8 +44,11 @@ impl Footprint {
     pub const NEXTVAL: Footprint = Footprint(1 << 13);
     /// `currval` or `lastval` is asked for. No session state.
     pub const CURRVAL: Footprint = Footprint(1 << 14);
-    /// A library was loaded, which nothing undoes.
-    pub const LOAD: Footprint = Footprint(1 << 15);
+    /// What nothing undoes: a library was loaded, the random generator has a seed.
+    pub const LASTING: Footprint = Footprint(1 << 15);
+
+    /// Settings that no other server may take: of superusers, set by a role that the session has left since, and such.
+    pub const STUCK_SETTINGS: Footprint = Footprint(1 << 16);
 
     /// What is asked of the server before it goes to others: it alone knows what has come of it.
     pub const SURVEYED: Footprint = Footprint(
@@ -60,7 +63,8 @@ impl Footprint {
     );
     /// What such a survey answers for good: nothing of it is left that is not known.
     pub const SETTLED_BY_SURVEY: Footprint =
-        Footprint(Footprint::SURVEYED.0 & !Footprint::EVERYTHING.0 & !Footprint::EXECUTES.0);
+        Footprint(Footprint::SURVEYED.0 & !Footprint::EVERYTHING.0 & !Footprint::EXECUTES.0)
+            .union(Footprint::STUCK_SETTINGS);
     /// State that keeps a client on its server for as long as it lives.
     pub const PINS: Footprint = Footprint(
         Footprint::TEMP.0
@@ -68,7 +72,8 @@ impl Footprint {
             | Footprint::CURSORS.0
             | Footprint::LISTEN.0
             | Footprint::SEQUENCES.0
-            | Footprint::LOAD.0,
+            | Footprint::LASTING.0
+            | Footprint::STUCK_SETTINGS.0,
     );
 
     /// Where a setting may be in force that no server reports.
@@ -101,7 +106,8 @@ impl Footprint {
         "local_settings",
         "nextval",
         "currval",
-        "load",
+        "lasting",
+        "stuck_settings",
     ];
 
     /// The set that [`bits`](Footprint::bits) gave; bits without a meaning are dropped.

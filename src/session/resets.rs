@@ -11,6 +11,8 @@ pub struct Resets {
     pub all: bool,
     /// Names in lower case.
     pub names: Vec<String>,
+    /// Something in the text failed: it may not have come to the resets, or taken them back.
+    pub failed: bool,
 }
 
 impl Resets {
@@ -41,12 +43,13 @@ impl Resets {
     /// What resets all settings.
     #[must_use]
     pub fn everything() -> Resets {
-        Resets { all: true, names: Vec::new() }
+        Resets { all: true, ..Resets::default() }
     }
 
     /// Adds what others reset.
     pub fn join(&mut self, other: Resets) {
         self.all |= other.all;
+        self.failed |= other.failed;
         self.names.extend(other.names);
     }
 

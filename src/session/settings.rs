@@ -136,16 +136,25 @@ impl Settings {
         };
         let (had, wants) = (roles(self), roles(wanted));
         let leaves = had != [None, None] && self != wanted;
+        if self.entries.iter().any(|(name, _)| name.starts_with("default_transaction_")) && self != wanted {
+            // What one client has set for its transactions must not have this one wait.
+            sql.push_str("SET TRANSACTION ISOLATION LEVEL READ COMMITTED, NOT DEFERRABLE;");
+        }
+        if self.get("statement_timeout").is_some() && self != wanted {
+            sql.push_str("SET LOCAL statement_timeout = 0;");
+        }
         if leaves {
             sql.push_str("RESET ROLE;RESET SESSION AUTHORIZATION;");
         }
-        for (name, _) in self.entries.iter().filter(|(name, _)| !is_role(name)) {
-            if wanted.get(name).is_none() {
-                let _ = write!(sql, "RESET {};", quote_setting(name));
-            }
+        let drops = |name: &str| !is_role(name) && wanted.get(name).is_none();
+        let resets = self.iter().any(|(name, _)| drops(name));
+        if resets {
+            // Of single settings PostgreSQL asks whether they may be reset now; this always works.
+            sql.push_str("RESET ALL;");
         }
         let mut separator = "SELECT ";
-        for (name, value) in self.changes(wanted).filter(|(name, _)| !is_role(name)) {
+        let wanted_now = wanted.iter().filter(|(name, value)| resets || self.get(name) != Some(value));
+        for (name, value) in wanted_now.filter(|(name, _)| !is_role(name)) {
             let _ = write!(sql, "{separator}{}", set_config(name, value, false));
             separator = ", ";
         }
@@ -254,8 +263,17 @@ mod tests {
         let wanted = settings(&[("datestyle", "German"), ("work_mem", "1MB"), ("TimeZone", "UTC")]);
         assert_eq!(
             now.difference(&wanted),
-            "RESET \"a\".\"b\";SELECT pg_catalog.set_config('datestyle', 'German', false), \
-             pg_catalog.set_config('timezone', 'UTC', false)"
+            "RESET ALL;SELECT pg_catalog.set_config('datestyle', 'German', false), \
+             pg_catalog.set_config('timezone', 'UTC', false), pg_catalog.set_config('work_mem', '1MB', false)"
+        );
+        let more = settings(&[("DateStyle", "ISO"), ("work_mem", "2MB"), ("a.b", "x"), ("role", "boss")]);
+        assert_eq!(
+            now.difference(&more),
+            "SELECT pg_catalog.set_config('work_mem', '2MB', false);SELECT pg_catalog.set_config('role', 'boss', false)"
+        );
+        assert_eq!(
+            more.difference(&now),
+            "RESET ROLE;RESET SESSION AUTHORIZATION;SELECT pg_catalog.set_config('work_mem', '1MB', false)"
         );
         assert_eq!(now.difference(&now), "");
     }

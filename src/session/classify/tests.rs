@@ -251,7 +251,7 @@ fn each_kind_of_state_is_told_apart() {
         ],
         Footprint::SETTINGS,
     );
-    all(&["load 'x'"], Footprint::EVERYTHING.union(Footprint::LOAD));
+    all(&["load 'x'"], Footprint::EVERYTHING.union(Footprint::LASTING));
     all(&["copy orders from stdin", "update orders set id = default"], Footprint::SEQUENCES);
     all(&["update orders set a = 1", "delete from orders"], Footprint::NOTHING);
     all(&["select pg_advisory_lock(1)", "select pg_catalog.pg_try_advisory_lock(1, 2)"], Footprint::LOCKS);

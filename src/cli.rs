@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::{self, Config};
+use crate::net::tls::current::Source;
 
 /// A transaction-level connection pooler for PostgreSQL.
 #[derive(Debug, Parser)]
@@ -93,6 +94,10 @@ fn check(path: &Path) -> ExitCode {
     };
     for warning in &config.warnings {
         eprintln!("warning: {warning}");
+    }
+    if let Err(error) = config.general.client_tls.make() {
+        eprintln!("{}: {error}", path.display());
+        return ExitCode::FAILURE;
     }
     let databases: Vec<&str> = config.databases.keys().map(String::as_str).collect();
     let fallback = if config.fallback.is_some() { " and any other (*)" } else { "" };

@@ -105,6 +105,10 @@ fn every_kind_of_value_is_checked() {
         ("max_client_conn = 0", "from 1 to"),
         ("max_client_conn = -1", "out of range"),
         ("max_client_conn = 99999999999999999999", ""),
+        ("client_tls_sslmode = \"on\"", "\"disable\", \"allow\""),
+        ("client_tls_protocols = \"tlsv1.1\"", "not safe"),
+        ("client_tls_ciphers = \"HIGH:!aNULL\"", "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384"),
+        ("client_tls13_ciphers = \"RC4\"", "TLS_AES_256_GCM_SHA384"),
         ("auth_type = \"hba\"", "not supported yet"),
         ("auth_type = \"kerberos\"", "not known"),
         ("admin_users = [1]", "not text"),
@@ -475,6 +479,22 @@ fn secrets_are_not_in_the_debug_output() {
     let config =
         toml("[databases.app]\nuser='a'\npassword = \"hunter2\"\n[users.a]\npassword = \"hunter3\"").unwrap();
     assert!(!format!("{config:?}").contains("hunter"), "{config:?}");
+}
+
+// --- TLS ---
+
+#[test]
+fn tls_with_clients_needs_its_files() {
+    let text = format!("client_tls_sslmode = \"prefer\"{REST}");
+    let keys: Vec<String> = problems(toml(&text)).into_iter().map(|problem| problem.key).collect();
+    assert_eq!(keys, ["client_tls_key_file", "client_tls_cert_file"]);
+    let files = "client_tls_key_file = \"a.key\"\nclient_tls_cert_file = \"/b.crt\"";
+    let text = format!("client_tls_sslmode = \"verify-full\"\n{files}{REST}");
+    assert_problem(toml(&text), 1, "client_tls_ca_file", "not set");
+    let config = toml(&format!("client_tls_sslmode = \"require\"\n{files}{REST}")).unwrap();
+    let tls = config.general.client_tls;
+    assert!(tls.key_file.is_some_and(|file| file.is_absolute() && file.ends_with("a.key")));
+    assert_eq!(tls.cert_file.as_deref(), Some(Path::new("/b.crt")));
 }
 
 // --- What ships ---

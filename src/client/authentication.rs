@@ -3,7 +3,7 @@
 //! An unknown user goes through the same exchange as a known one with a wrong password, and gets the same answer.
 
 use crate::auth::keys::ClientKeys;
-use crate::auth::scram::{Nonce, SCRAM_SHA_256};
+use crate::auth::scram::{Nonce, SCRAM_SHA_256, SCRAM_SHA_256_PLUS};
 use crate::auth::scram_server::{Credentials, ServerBinding, ServerStart};
 use crate::auth::{AuthError, md5};
 use crate::client::context::Context;
@@ -77,11 +77,22 @@ async fn derive(
 
 async fn scram(connection: &mut Connection, name: &str, credentials: Credentials) -> Result<(), Refusal> {
     let mut out = BytesMut::new();
-    backend::authentication(&mut out, 10, &[SCRAM_SHA_256.as_bytes(), b"\0\0"].concat());
+    let end_point = connection.shown.as_ref().and_then(|shown| shown.end_point.clone());
+    let offered = match end_point {
+        Some(_) => [SCRAM_SHA_256_PLUS, "\0", SCRAM_SHA_256, "\0\0"].concat(),
+        None => [SCRAM_SHA_256, "\0\0"].concat(),
+    };
+    backend::authentication(&mut out, 10, offered.as_bytes());
     connection.write(&out).await?;
 
     let initial = connection.password_message("SASL").await?;
-    let first = sasl_initial(&initial)?;
+    let (mechanism, first) = sasl_initial(&initial)?;
+    let binding = match (mechanism, end_point) {
+        (Mechanism::Plain, None) => ServerBinding::NotOffered,
+        (Mechanism::Plain, Some(_)) => ServerBinding::Declined,
+        (Mechanism::Plus, Some(hash)) => ServerBinding::Selected(hash),
+        (Mechanism::Plus, None) => return Err(invalid_mechanism()),
+    };
     let first = match first {
         Some(first) => first.to_vec(),
         None => {
@@ -92,7 +103,7 @@ async fn scram(connection: &mut Connection, name: &str, credentials: Credentials
         }
     };
     let nonce = Nonce::new(random()?);
-    let start = ServerStart::new(credentials, nonce, ServerBinding::NotOffered);
+    let start = ServerStart::new(credentials, nonce, binding);
     let (challenged, server_first) = start.client_first(&first).map_err(|error| refusal(&error, name))?;
     out.clear();
     backend::authentication(&mut out, 11, &server_first);
@@ -107,18 +118,34 @@ async fn scram(connection: &mut Connection, name: &str, credentials: Credentials
     Ok(())
 }
 
-/// Reads a SASLInitialResponse: the client's first message, `None` if it sent none along.
-fn sasl_initial(body: &[u8]) -> Result<Option<&[u8]>, Refusal> {
+/// What a client selects.
+enum Mechanism {
+    /// SCRAM-SHA-256.
+    Plain,
+    /// SCRAM-SHA-256-PLUS.
+    Plus,
+}
+
+fn invalid_mechanism() -> Refusal {
+    let text = "client selected an invalid SASL authentication mechanism";
+    Refusal::Error(Error::new(Kind::ProtocolViolation, text))
+}
+
+/// Reads a SASLInitialResponse: the mechanism, and the client's first message, `None` if it sent none along.
+fn sasl_initial(body: &[u8]) -> Result<(Mechanism, Option<&[u8]>), Refusal> {
     let malformed = || Refusal::Error(Error::new(Kind::ProtocolViolation, "invalid SASL initial response"));
     let (mechanism, rest) = crate::protocol::frame::cstr(body).ok_or_else(malformed)?;
-    if mechanism != SCRAM_SHA_256.as_bytes() {
-        let text = "client selected an invalid SASL authentication mechanism";
-        return Err(Refusal::Error(Error::new(Kind::ProtocolViolation, text)));
-    }
+    let mechanism = if mechanism == SCRAM_SHA_256.as_bytes() {
+        Mechanism::Plain
+    } else if mechanism == SCRAM_SHA_256_PLUS.as_bytes() {
+        Mechanism::Plus
+    } else {
+        return Err(invalid_mechanism());
+    };
     let (&length, data) = rest.split_first_chunk::<4>().ok_or_else(malformed)?;
     match i32::from_be_bytes(length) {
-        -1 if data.is_empty() => Ok(None),
-        length if usize::try_from(length) == Ok(data.len()) => Ok(Some(data)),
+        -1 if data.is_empty() => Ok((mechanism, None)),
+        length if usize::try_from(length) == Ok(data.len()) => Ok((mechanism, Some(data))),
         _ => Err(malformed()),
     }
 }

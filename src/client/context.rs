@@ -4,7 +4,9 @@ use crate::auth::keys::KeyCache;
 use crate::auth::mock::MockSecret;
 use crate::client::cell::{ClientCell, Verdict};
 use crate::config::Config;
+use crate::config::tls::ClientTls;
 use crate::net::Buffers;
+use crate::net::tls::current::Current;
 use crate::pool::Shards;
 use bytes::BytesMut;
 use slab::Slab;
@@ -25,6 +27,8 @@ pub struct Process {
     pub keys: Arc<KeyCache>,
     /// Makes unknown users look like known ones.
     pub mock: MockSecret,
+    /// TLS with clients.
+    pub client_tls: Current<ClientTls>,
     /// Clients of all workers, those logging in included.
     pub clients: AtomicU32,
     /// Of these, clients of the admin console.

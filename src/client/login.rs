@@ -2,17 +2,19 @@
 
 use crate::client::authentication::authenticate;
 use crate::client::cell::{Activity, ClientCell};
-use crate::client::context::{CancelRequest, Context};
+use crate::client::context::Context;
+use crate::client::encryption::first_packets;
 use crate::client::outgoing::Outgoing;
 use crate::client::relay::{Body, End, Leaving, Relay};
 use crate::client::sql_names::SqlNames;
 use crate::config::Config;
 use crate::error::{Error, Kind};
 use crate::net::stream::Address;
+use crate::net::tls::accept::Shown;
 use crate::net::{Buffer, Stream};
 use crate::pool::{CheckoutError, Lease, Seat, Shard};
 use crate::protocol::frame::HEADER;
-use crate::protocol::startup::{NEWEST_MINOR, Packet, Replication, Startup, packet_length};
+use crate::protocol::startup::{NEWEST_MINOR, Replication, Startup};
 use crate::protocol::{Header, TxStatus, backend, options};
 use crate::routing::{self, ADMIN_DATABASES};
 use crate::server::ServerError;
@@ -25,13 +27,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 /// Longest message during authentication (`PG_MAX_AUTH_TOKEN_LENGTH`).
 const MAX_AUTH_MESSAGE: usize = 65_535;
-/// How long a cancel request may take.
-const CANCEL_LIMIT: Duration = Duration::from_secs(10);
 
 /// Why a connection ended before it became a session.
 #[derive(Debug)]
@@ -40,6 +39,8 @@ pub(super) enum Refusal {
     Done,
     /// The connection failed, or the client closed it.
     Io(io::Error),
+    /// TLS failed, in which case nothing more can be said.
+    Tls(io::Error),
     /// The client is told this.
     Error(Error),
 }
@@ -131,7 +132,7 @@ fn log_end(context: &Context, cell: &ClientCell, peer: &Address, end: &End) {
 async fn open(context: &Rc<Context>, stream: Stream, peer: &Address) -> Option<(usize, Box<Relay>)> {
     let limit = context.config.borrow().general.client_login_timeout.unwrap_or(Duration::MAX);
     let mut connection =
-        Connection { stream, buffer: Buffer::default(), held: BytesMut::new(), asked_for: None };
+        Connection { stream, buffer: Buffer::default(), held: BytesMut::new(), shown: None, asked_for: None };
     let outcome = timeout(limit, log_in(context, &mut connection, peer)).await.unwrap_or_else(|_| {
         Err(Error::new(Kind::LoginTimeout, "client_login_timeout: the login took too long").into())
     });
@@ -153,6 +154,12 @@ async fn open(context: &Rc<Context>, stream: Stream, peer: &Address) -> Option<(
             tracing::debug!(%peer, %error, "a connection ended before it logged in");
             None
         }
+        Refusal::Tls(error) => {
+            if context.config.borrow().general.log.pooler_errors {
+                tracing::warn!(%peer, reason = %error.to_string().escape_debug(), "TLS failed");
+            }
+            None
+        }
         Refusal::Error(error) => {
             if context.config.borrow().general.log.pooler_errors {
                 let (database, user) =
@@ -170,9 +177,12 @@ async fn open(context: &Rc<Context>, stream: Stream, peer: &Address) -> Option<(
 /// A connection that is not a session yet.
 #[derive(Debug)]
 pub(super) struct Connection {
-    stream: Stream,
-    buffer: Buffer,
+    pub(super) stream: Stream,
+    /// What was received and not yet dealt with.
+    pub(super) buffer: Buffer,
     held: BytesMut,
+    /// What the TLS handshake has shown; `None` without TLS.
+    pub(super) shown: Option<Box<Shown>>,
     /// Database and user, once the client has named them.
     asked_for: Option<(String, String)>,
 }
@@ -190,7 +200,8 @@ impl Connection {
         self.held.extend_from_slice(bytes);
     }
 
-    async fn read_more(&mut self, most: usize) -> io::Result<()> {
+    /// Receives more, with room for messages of up to `most` bytes.
+    pub(super) async fn read_more(&mut self, most: usize) -> io::Result<()> {
         if self.buffer.capacity() < most {
             self.buffer.grow(most);
         }
@@ -201,32 +212,6 @@ impl Connection {
         }
         self.buffer.filled(count);
         Ok(())
-    }
-
-    /// The next untagged packet.
-    async fn packet(&mut self) -> Result<Packet, Refusal> {
-        let violation = |error: crate::protocol::startup::StartupError| {
-            let kind = match error {
-                crate::protocol::startup::StartupError::Version { .. } => Kind::Unsupported,
-                crate::protocol::startup::StartupError::NoUser => Kind::InvalidAuthorization,
-                _ => Kind::ProtocolViolation,
-            };
-            Refusal::Error(Error::new(kind, error.to_string()))
-        };
-        loop {
-            if self.buffer.bytes().first() == Some(&0x16) {
-                // A TLS ClientHello: no text would be understood.
-                return Err(Refusal::Done);
-            }
-            if let Some(length) = packet_length(self.buffer.bytes()).map_err(violation)?
-                && self.buffer.len() >= length
-            {
-                let packet = Packet::parse(&self.buffer.bytes()[..length]).map_err(violation)?;
-                self.buffer.advance(length);
-                return Ok(packet);
-            }
-            self.read_more(crate::protocol::startup::MAX_STARTUP).await?;
-        }
     }
 
     /// The body of the next message, which must be one of authentication; `expected` names it for the error.
@@ -322,7 +307,7 @@ async fn log_in(
     connection: &mut Connection,
     peer: &Address,
 ) -> Result<Login, Refusal> {
-    let startup = first_packets(context, connection).await?;
+    let startup = first_packets(context, connection, peer).await?;
     let config = context.config();
     let user_name =
         startup.user().map_err(|error| Error::new(Kind::InvalidAuthorization, error.to_string()))?.to_owned();
@@ -382,29 +367,6 @@ async fn log_in(
     let (database, user, lease) = (database_name, user_name, None);
     let session = Session { startup, shard, lease, settings, reported, database, user };
     Ok(Login::Session(Box::new(session)))
-}
-
-/// Answers requests for encryption and cancel requests; ends with the one startup message.
-async fn first_packets(context: &Rc<Context>, connection: &mut Connection) -> Result<Startup, Refusal> {
-    let (mut asked_tls, mut asked_gss) = (false, false);
-    loop {
-        match connection.packet().await? {
-            Packet::SslRequest if !asked_tls => asked_tls = true,
-            Packet::GssEncRequest if !asked_gss => asked_gss = true,
-            Packet::SslRequest | Packet::GssEncRequest => {
-                return Err(Error::new(Kind::ProtocolViolation, "encryption was requested twice").into());
-            }
-            Packet::Cancel { pid, secret } => {
-                let (done, finished) = oneshot::channel();
-                context.route_cancel(CancelRequest { pid, secret, done });
-                // The client sees the end of the connection when the request has been dealt with, as with PostgreSQL.
-                let _ = timeout(CANCEL_LIMIT, finished).await;
-                return Err(Refusal::Done);
-            }
-            Packet::Startup(startup) => return Ok(startup),
-        }
-        connection.write(b"N").await?;
-    }
 }
 
 /// Says which version is spoken, if it is not just what the client asked for.

@@ -9,6 +9,7 @@ pub mod cell;
 mod console;
 pub mod context;
 mod downstream;
+mod encryption;
 mod endings;
 mod fault;
 mod login;

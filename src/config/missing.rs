@@ -68,14 +68,8 @@ const GENERAL: &[(&str, &str, &str)] = &[
     ("tcp_defer_accept", "0,1,45", "has no meaning here: waiting logins cost little"),
     ("tcp_socket_buffer", "0", "not supported yet: the system sizes socket buffers"),
     ("disable_pqexec", "0", "not supported yet: queries of several statements are passed on"),
-    ("client_tls_key_file", "", TLS_LATER),
-    ("client_tls_cert_file", "", TLS_LATER),
-    ("client_tls_ca_file", "", TLS_LATER),
-    ("client_tls_protocols", "secure", TLS_LATER),
-    ("client_tls_ciphers", "default,fast", TLS_LATER),
-    ("client_tls13_ciphers", "", TLS_LATER),
-    ("client_tls_ecdhcurve", "auto", TLS_LATER),
-    ("client_tls_dheparams", "auto", TLS_LATER),
+    ("client_tls_ecdhcurve", "auto", "has no meaning here: all curves that are safe are offered"),
+    ("client_tls_dheparams", "auto,none,legacy", "has no meaning here: there is no key exchange that needs parameters"),
     ("server_tls_key_file", "", TLS_LATER),
     ("server_tls_cert_file", "", TLS_LATER),
     ("server_tls_ca_file", "", TLS_LATER),
@@ -107,11 +101,10 @@ const ZERO_IS_UNSET: [&str; 3] = ["max_db_connections", "max_user_connections", 
 /// What to do about `key = value` of `[pgbouncer]`; `None` if it is a setting of pgvalet, or of nobody.
 pub(super) fn general(key: &str, value: &str) -> Option<Missing> {
     match (key, value) {
-        ("client_tls_sslmode" | "server_tls_sslmode", "disable") => Some(Missing::Harmless),
-        ("client_tls_sslmode", "allow" | "prefer") => Some(Missing::Told(TLS_LATER)),
+        ("server_tls_sslmode", "disable") => Some(Missing::Harmless),
         // pgbouncer's default: to go without TLS where the server has none.
         ("server_tls_sslmode", "allow" | "prefer") => Some(Missing::Harmless),
-        ("client_tls_sslmode" | "server_tls_sslmode", _) => Some(Missing::Refused(TLS_REFUSED)),
+        ("server_tls_sslmode", _) => Some(Missing::Refused(TLS_REFUSED)),
         _ => found(GENERAL, key, value),
     }
 }
@@ -133,7 +126,7 @@ pub(super) fn why(key: &str) -> Option<&'static str> {
     if key == "server_reset_query_always" {
         return Some("here it is reset = \"always\"");
     }
-    if key == "client_tls_sslmode" || key == "server_tls_sslmode" {
+    if key == "server_tls_sslmode" {
         return Some(TLS_LATER);
     }
     let mut all = [GENERAL, DATABASE, USER].into_iter().flatten();
@@ -172,7 +165,7 @@ mod tests {
     fn what_asks_for_nothing_is_passed_over_in_silence() {
         assert_eq!(general("server_round_robin", "0"), Some(Missing::Harmless));
         assert!(matches!(general("server_round_robin", "1"), Some(Missing::Told(_))));
-        assert!(matches!(general("client_tls_sslmode", "require"), Some(Missing::Refused(_))));
+        assert!(matches!(general("server_tls_sslmode", "require"), Some(Missing::Refused(_))));
         assert_eq!(general("pool_mode", "session"), None);
     }
 }

@@ -23,6 +23,7 @@ mod problem;
 pub mod resolve;
 pub mod secret;
 pub mod settings;
+pub mod tls;
 mod units;
 mod userlist;
 
@@ -171,6 +172,9 @@ pub struct General {
     pub idle_transaction_timeout: Option<Duration>,
     /// Time that running transactions get when pgvalet shuts down.
     pub shutdown_timeout: Option<Duration>,
+
+    /// TLS with clients.
+    pub client_tls: tls::ClientTls,
 
     /// TCP keepalive and timeouts, on both sides.
     pub tcp: Tcp,

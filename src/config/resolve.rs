@@ -13,6 +13,7 @@ use std::time::Duration;
 use super::draft::{Draft, Section};
 use super::problem::{Place, Problems};
 use super::settings::{DatabaseEntry, UserEntry};
+use super::tls::SslMode;
 use super::{AuthType, Config, Database, General, Host, PoolMode, Reset, Secret, User, userlist};
 
 /// How long a client of `user` in `database` keeps a server: the database's word, else the user's, else the general one.
@@ -58,7 +59,9 @@ pub fn idle_transaction_timeout(general: &General, user: Option<&User>) -> Optio
 /// Checks the draft as a whole and makes the configuration of it.
 pub(super) fn resolve(mut draft: Draft) -> Result<Config, Problems> {
     let users = users(&mut draft);
+    tls_files(&mut draft);
     if !draft.incomplete {
+        check_client_tls(&mut draft);
         check_listeners(&mut draft);
         check_databases(&mut draft);
         check_users(&mut draft, &users);
@@ -156,7 +159,7 @@ fn users(draft: &mut Draft) -> BTreeMap<String, User> {
     let place = draft.place(&["auth_file"]);
     match std::fs::read_to_string(&file) {
         Ok(text) => {
-            warn_if_open(draft, &place, &file);
+            warn_if_open(draft, &place, "auth_file", &file);
             userlist_users(draft, &file, &text, &mut users);
         }
         Err(error) => {
@@ -212,14 +215,14 @@ fn userlist_users(draft: &mut Draft, file: &Path, text: &str, users: &mut BTreeM
 }
 
 /// Warns if users other than its owner's group can read a file of secrets.
-fn warn_if_open(draft: &mut Draft, place: &Place, file: &Path) {
+fn warn_if_open(draft: &mut Draft, place: &Place, key: &str, file: &Path) {
     let Ok(metadata) = std::fs::metadata(file) else {
         return;
     };
     if metadata.permissions().mode() & 0o004 != 0 {
         let message =
             format!("every user of this machine can read the secrets; run: chmod o-r {}", file.display());
-        draft.warning(place, "auth_file", message);
+        draft.warning(place, key, message);
     }
 }
 
@@ -229,6 +232,39 @@ fn check_listeners(draft: &mut Draft) {
         let message =
             r#"nothing to listen on; set listen_addr, for example to "127.0.0.1", or unix_socket_dir"#;
         draft.problem(&place, "listen_addr", message);
+    }
+}
+
+/// Makes the paths of certificates and keys absolute.
+fn tls_files(draft: &mut Draft) {
+    let tls = &mut draft.general.client_tls;
+    for file in [&mut tls.key_file, &mut tls.cert_file, &mut tls.ca_file] {
+        *file = file.take().map(|written| {
+            let path = draft.base.join(written);
+            std::path::absolute(&path).unwrap_or(path)
+        });
+    }
+}
+
+fn check_client_tls(draft: &mut Draft) {
+    let tls = draft.general.client_tls.clone();
+    if tls.sslmode == SslMode::Disable {
+        return;
+    }
+    let place = draft.place(&["client_tls_sslmode"]);
+    for (key, file) in [("client_tls_key_file", &tls.key_file), ("client_tls_cert_file", &tls.cert_file)] {
+        if file.is_none() {
+            let message = "not set, but client_tls_sslmode asks for TLS; name the file, or disable TLS";
+            draft.problem(&place, key, message);
+        }
+    }
+    if tls.sslmode >= SslMode::VerifyCa && tls.ca_file.is_none() {
+        let message = "not set, but client_tls_sslmode asks for clients' certificates; name the file of their authorities";
+        draft.problem(&place, "client_tls_ca_file", message);
+    }
+    if let Some(file) = &tls.key_file {
+        let place = draft.place(&["client_tls_key_file"]);
+        warn_if_open(draft, &place, "client_tls_key_file", file);
     }
 }
 

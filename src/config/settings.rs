@@ -9,10 +9,11 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::problem::nearest;
+use super::tls::{ClientTls, SslMode};
 use super::units::{
     Addresses, CheckQuery, Directory, File, FileMode, Flag, Hosts, Limit, LogFormat, LogLevel, Maybe,
-    MillisLimit, Names, Number, OptionalText, Password, Pause, Port, Scalar, Text, Time, TimeLimit, Unit,
-    Word, Workers,
+    MillisLimit, Names, Number, OptionalText, Password, Pause, Port, Protocols, Scalar, Suites, Text, Time,
+    TimeLimit, Unit, Word, Workers,
 };
 use super::{AuthType, General, Host, Log, Pin, PoolMode, Reset, Tcp, missing};
 
@@ -257,6 +258,21 @@ pub(super) static GENERAL: &[Setting<General>] = &[
     setting!(shutdown_timeout: TimeLimit = r#""1min""#, reload,
         "Time that running transactions get when pgvalet shuts down; 0: as long as they take."),
 
+    setting!(client_tls_sslmode => client_tls.sslmode: Word<SslMode> = r#""disable""#, reload,
+        "Whether clients may use TLS (`allow`, `prefer`: the same), must (`require`), or must show a certificate of an authority in `client_tls_ca_file` too (`verify-ca`, `verify-full`: the same). Unix sockets go without."),
+    setting!(client_tls_key_file => client_tls.key_file: File = r#""""#, reload,
+        "Private key for TLS with clients: PEM, not encrypted. Read again when it changes, like the next two."),
+    setting!(client_tls_cert_file => client_tls.cert_file: File = r#""""#, reload,
+        "Certificate of that key, and the certificates between it and its authority: PEM."),
+    setting!(client_tls_ca_file => client_tls.ca_file: File = r#""""#, reload,
+        "Authorities of clients' certificates: PEM. With it clients are asked for a certificate, and one that they show must be valid."),
+    setting!(client_tls_protocols => client_tls.protocols: Protocols = r#""secure""#, reload,
+        "Versions of TLS with clients: `tlsv1.2`, `tlsv1.3`; `secure` is both."),
+    setting!(client_tls_ciphers => client_tls.ciphers: Suites<false> = r#""default""#, reload,
+        "Cipher suites of TLS 1.2 with clients, by their names in the standards or in OpenSSL, with commas or colons between; `default` is all, which are all safe."),
+    setting!(client_tls13_ciphers => client_tls.tls13_ciphers: Suites<true> = r#""default""#, reload,
+        "The same for TLS 1.3."),
+
     setting!(tcp_keepalive => tcp.keepalive: Flag = "true", restart,
         "Send TCP keepalive probes, to clients and servers."),
     setting!(tcp_keepcnt => tcp.keepcnt: Limit = "0", restart,
@@ -394,6 +410,7 @@ fn blank() -> General {
         client_idle_timeout: None,
         idle_transaction_timeout: None,
         shutdown_timeout: None,
+        client_tls: ClientTls::default(),
         tcp: Tcp { keepalive: false, keepcnt: None, keepidle: None, keepintvl: None, user_timeout: None },
         log: Log {
             level: String::new(),

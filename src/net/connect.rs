@@ -1,8 +1,7 @@
 //! Opening connections to servers, and the socket options of both sides.
 
 use crate::config::{Host, Tcp};
-use crate::net::Stream;
-use crate::net::stream::Address;
+use crate::net::socket::{Address, Socket};
 use socket2::{SockRef, TcpKeepalive};
 use std::io;
 use tokio::net::{TcpStream, UnixStream};
@@ -11,16 +10,16 @@ use tokio::net::{TcpStream, UnixStream};
 ///
 /// # Errors
 /// That of the last address tried.
-pub async fn connect(host: &Host, port: u16, options: &Tcp) -> io::Result<Stream> {
+pub async fn connect(host: &Host, port: u16, options: &Tcp) -> io::Result<Socket> {
     match host {
         Host::Tcp(name) => {
             let stream = TcpStream::connect((name.as_str(), port)).await?;
             prepare_tcp(&stream, options)?;
-            Ok(Stream::Tcp(stream))
+            Ok(Socket::Tcp(stream))
         }
         Host::Unix(directory) => {
             let path = directory.join(format!(".s.PGSQL.{port}"));
-            UnixStream::connect(path).await.map(Stream::Unix)
+            UnixStream::connect(path).await.map(Socket::Unix)
         }
     }
 }
@@ -29,10 +28,10 @@ pub async fn connect(host: &Host, port: u16, options: &Tcp) -> io::Result<Stream
 ///
 /// # Errors
 /// The socket's.
-pub async fn connect_to(address: &Address) -> io::Result<Stream> {
+pub async fn connect_to(address: &Address) -> io::Result<Socket> {
     match address {
-        Address::Tcp(address) => TcpStream::connect(address).await.map(Stream::Tcp),
-        Address::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix),
+        Address::Tcp(address) => TcpStream::connect(address).await.map(Socket::Tcp),
+        Address::Unix(path) => UnixStream::connect(path).await.map(Socket::Unix),
     }
 }
 

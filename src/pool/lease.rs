@@ -95,7 +95,7 @@ impl Lease {
     }
 
     /// Ends the server's life in good order: it is idle.
-    pub(crate) fn retire(self) {
+    pub(crate) fn retire(mut self) {
         self.farewell();
     }
 }

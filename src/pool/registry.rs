@@ -118,7 +118,7 @@ impl Registry {
         let inner = lock(&self.inner);
         let mut branches = inner.pools.values().filter(in_the_way).flat_map(|other| other.branches.iter());
         branches.any(|branch| match branch.idle.try_remove() {
-            Ok(pooled) => {
+            Ok(mut pooled) => {
                 pooled.server.farewell();
                 true
             }
@@ -290,7 +290,7 @@ impl Shards {
     /// Says goodbye to all idle servers of this worker, because the process ends.
     pub fn close_idle(&self) {
         for shard in self.shards.borrow().values().chain(self.leaving.borrow().iter()) {
-            while let Ok(pooled) = shard.pool.branches[self.worker].idle.try_remove() {
+            while let Ok(mut pooled) = shard.pool.branches[self.worker].idle.try_remove() {
                 pooled.server.farewell();
             }
         }

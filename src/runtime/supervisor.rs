@@ -5,6 +5,8 @@ use crate::auth::keys::KeyCache;
 use crate::auth::mock::MockSecret;
 use crate::client::context::{CancelRequest, CancelRoute, Process};
 use crate::config::{Config, Secret};
+use crate::net::tls::current::Current;
+use crate::net::tls::files::Unusable;
 use crate::pool::Registry;
 use crate::runtime::worker::{self, Command, Handle, Seed};
 use crate::runtime::{limits, listener, logging, reload};
@@ -20,12 +22,14 @@ use std::time::Duration;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
 /// Derived keys that are kept for later logins.
 const KEY_CACHE: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
 /// How often a shutdown looks whether everybody has left.
 const LOOK: Duration = Duration::from_millis(10);
+/// How often the files of certificates and keys are looked at.
+const FILES: Duration = Duration::from_secs(1);
 
 /// Runs pgvalet in the foreground until it is told to end.
 pub fn run(path: PathBuf, config: Config) -> ExitCode {
@@ -157,9 +161,11 @@ fn start(path: PathBuf, config: Arc<Config>, requests: UnboundedSender<Request>)
     let registry = Arc::new(Registry::new(count, config.clone()));
     let handles = Arc::new(OnceLock::new());
     let control = Reach { requests: requests.clone(), workers: handles.clone() };
+    let client_tls = Current::new(config.general.client_tls.clone()).map_err(|error| error.to_string())?;
     let process = Arc::new(Process {
         keys: Arc::new(KeyCache::new(KEY_CACHE)),
         mock: mock_secret(&config),
+        client_tls,
         clients: AtomicU32::new(0),
         consoles: AtomicU32::new(0),
         cancels: Box::new(Reach { requests, workers: handles.clone() }),
@@ -202,8 +208,11 @@ async fn serve(
     signals: &mut Signals,
     requests: &mut UnboundedReceiver<Request>,
 ) -> Asked {
+    let mut look = interval(FILES);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
+            _ = look.tick() => log_tls(running.process.client_tls.refresh()),
             _ = signals.hangup.recv() => {
                 if let Err(problems) = reload(running) {
                     tracing::error!("reload failed, the old configuration stays in force:\n{problems}");
@@ -222,6 +231,15 @@ async fn serve(
     }
 }
 
+/// Says what became of files that were to be read again.
+fn log_tls(outcome: Result<bool, Unusable>) {
+    match outcome {
+        Ok(true) => tracing::info!("certificates and keys were read again"),
+        Ok(false) => {}
+        Err(error) => tracing::error!(%error, "TLS stays as it was: a file cannot be used"),
+    }
+}
+
 fn reload(running: &mut Running) -> Result<(), String> {
     let monotonic = NotifyState::monotonic_usec_now();
     if let Ok(monotonic) = monotonic {
@@ -230,6 +248,7 @@ fn reload(running: &mut Running) -> Result<(), String> {
     let outcome = reload::read(&running.path, &running.config).map(|config| {
         reload::apply(&config, &running.registry);
         logging::set_level(&config.general.log);
+        log_tls(running.process.client_tls.set(&config.general.client_tls).map(|()| true));
         running.config = config.clone();
         for worker in &running.workers {
             let _ = worker.commands.send(Command::Reload(config.clone()));

@@ -4,7 +4,7 @@ use crate::client::context::{CancelRequest, Process};
 use crate::client::{self, Context};
 use crate::config::Config;
 use crate::net::stream::{Address, Detached};
-use crate::net::{Buffers, Stream};
+use crate::net::{Buffers, Socket, Stream};
 use crate::pool::registry::{Parcel, Registry, jobs};
 use crate::pool::{Shards, keeper};
 use crate::routing;
@@ -134,7 +134,7 @@ async fn run(seed: Seed) {
 }
 
 fn welcome(context: &Rc<Context>, stream: Detached, peer: Address) {
-    let mut stream = Stream::Away(stream);
+    let mut stream = Stream::Plain(Socket::Away(stream));
     match stream.attach() {
         Ok(()) => {
             tokio::task::spawn_local(client::serve(context.clone(), stream, peer));

@@ -3,6 +3,7 @@
 //! PostgreSQL signals its backend before it closes the connection that brought the request. So a server must not go to
 //! another client before that connection has closed: [`CancelGate`] counts the requests on their way.
 
+use crate::net::Stream;
 use crate::net::connect::connect_to;
 use crate::net::stream::Address;
 use crate::protocol::frontend;
@@ -84,7 +85,7 @@ pub async fn cancel(address: &Address, key: &BackendKey) -> io::Result<()> {
         return Ok(());
     }
     let deliver = async {
-        let mut stream = connect_to(address).await?;
+        let mut stream = Stream::Plain(connect_to(address).await?);
         let mut out = BytesMut::new();
         frontend::cancel(&mut out, key.pid, &key.secret);
         stream.write_all(&out).await?;

@@ -113,14 +113,14 @@ async fn open(target: &Target) -> Result<(Stream, Address), ServerError> {
     let mut last = ServerError::Protocol("no host");
     for host in &target.hosts {
         match connect(host, target.port, &target.tcp).await {
-            Ok(stream) => {
+            Ok(socket) => {
                 let address = match host {
                     Host::Unix(directory) => {
                         Some(Address::Unix(directory.join(format!(".s.PGSQL.{}", target.port))))
                     }
-                    Host::Tcp(_) => stream.peer(),
+                    Host::Tcp(_) => socket.peer(),
                 };
-                return Ok((stream, address.ok_or(ServerError::Closed)?));
+                return Ok((Stream::Plain(socket), address.ok_or(ServerError::Closed)?));
             }
             Err(error) => {
                 let name = match host {

@@ -252,7 +252,7 @@ impl Server {
     }
 
     /// Says goodbye, if the connection is where a message may start and the kernel takes it at once.
-    pub fn farewell(&self) {
+    pub fn farewell(&mut self) {
         let mut out = BytesMut::new();
         frontend::terminate(&mut out);
         let _ = self.stream.try_write(&out);

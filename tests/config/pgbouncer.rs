@@ -131,7 +131,7 @@ fn the_reset_of_an_ini_follows_its_settings() {
 fn what_pgvalet_lacks_is_one_warning_each_with_a_reason() {
     let text = format!(
         "[pgbouncer]\nlogfile = /x\nserver_round_robin = 1\npkt_buf = 8192\npkt_buf = 16384\nauth_query = SELECT 1\n\
-         peer_id = 0\nclient_tls_sslmode = prefer\nclient_tls_key_file = /k\n[peers]\n1 = host=a\n2 = host=b\n[pgbouncer]{INI_REST}\
+         peer_id = 0\nserver_tls_key_file = /k\n[peers]\n1 = host=a\n2 = host=b\n[pgbouncer]{INI_REST}\
          b = host=a auth_user=x load_balance_hosts=round-robin\n"
     );
     let config = ini(&text).unwrap();
@@ -140,8 +140,7 @@ fn what_pgvalet_lacks_is_one_warning_each_with_a_reason() {
         "server_round_robin",
         "pkt_buf",
         "auth_query",
-        "client_tls_sslmode",
-        "client_tls_key_file",
+        "server_tls_key_file",
         "peers",
         "databases.b.auth_user",
         "databases.b.load_balance_hosts",
@@ -161,8 +160,6 @@ fn what_an_ini_asks_for_and_cannot_have_is_refused() {
         ("auth_type = cert", "auth_type"),
         ("auth_type = ldap", "auth_type"),
         ("auth_type = pam", "auth_type"),
-        ("client_tls_sslmode = require", "client_tls_sslmode"),
-        ("client_tls_sslmode = verify-full", "client_tls_sslmode"),
         ("server_tls_sslmode = require", "server_tls_sslmode"),
         ("server_tls_sslmode = verify-ca", "server_tls_sslmode"),
     ] {

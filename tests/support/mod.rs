@@ -17,6 +17,7 @@ pub mod programs;
 pub mod scram;
 pub mod scripted;
 pub mod stream;
+pub mod tls;
 pub mod transcript;
 pub mod wire;
 

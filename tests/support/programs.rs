@@ -42,6 +42,14 @@ pub fn find(program: &str) -> PathBuf {
         .unwrap_or_else(|| panic!("no {program} found: apt-get install postgresql-client postgresql-contrib"))
 }
 
+/// Runs SQL in psql as [`psql`] does, with further variables such as `PGSSLMODE`.
+pub fn psql_with(endpoint: &Endpoint, login: &Login, environment: &[(&str, &str)], sql: &str) -> Output {
+    let mut command = libpq("psql", endpoint, login);
+    command.args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-c", sql]);
+    command.envs(environment.iter().copied());
+    run(command)
+}
+
 /// Runs SQL in psql: no psqlrc, rows only, unaligned, stopping at the first error.
 pub fn psql(endpoint: &Endpoint, login: &Login, sql: &str) -> Output {
     let mut command = libpq("psql", endpoint, login);

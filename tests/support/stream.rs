@@ -1,17 +1,20 @@
-//! A TCP or Unix socket whose reads and writes have the deadline of the harness.
+//! A TCP or Unix socket, or TLS on one, whose reads and writes have the deadline of the harness.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
+use rustls::{ClientConnection, StreamOwned};
+
 use super::{DEADLINE, Endpoint};
 
-/// A TCP or Unix socket with deadlines.
+/// A connection with deadlines.
 #[derive(Debug)]
 pub enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
+    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
 }
 
 impl Stream {
@@ -36,13 +39,17 @@ impl Stream {
     }
 
     pub fn send(&mut self, bytes: &[u8], split: Option<usize>) -> io::Result<()> {
-        bytes.chunks(split.unwrap_or(usize::MAX).max(1)).try_for_each(|piece| self.write_all(piece))
+        bytes.chunks(split.unwrap_or(usize::MAX).max(1)).try_for_each(|piece| {
+            self.write_all(piece)?;
+            self.flush()
+        })
     }
 
     pub fn shutdown_write(&self) -> io::Result<()> {
         match self {
             Self::Tcp(stream) => stream.shutdown(Shutdown::Write),
             Self::Unix(stream) => stream.shutdown(Shutdown::Write),
+            Self::Tls(stream) => stream.sock.shutdown(Shutdown::Write),
         }
     }
 
@@ -50,6 +57,7 @@ impl Stream {
         Ok(match self {
             Self::Tcp(stream) => Self::Tcp(stream.try_clone()?),
             Self::Unix(stream) => Self::Unix(stream.try_clone()?),
+            Self::Tls(_) => return Err(io::ErrorKind::Unsupported.into()),
         })
     }
 }
@@ -59,6 +67,7 @@ impl Read for Stream {
         match self {
             Self::Tcp(stream) => stream.read(buffer),
             Self::Unix(stream) => stream.read(buffer),
+            Self::Tls(stream) => stream.read(buffer),
         }
     }
 }
@@ -68,11 +77,15 @@ impl Write for Stream {
         match self {
             Self::Tcp(stream) => stream.write(bytes),
             Self::Unix(stream) => stream.write(bytes),
+            Self::Tls(stream) => stream.write(bytes),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        match self {
+            Self::Tls(stream) => stream.flush(),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -81,6 +94,7 @@ impl AsFd for Stream {
         match self {
             Self::Tcp(stream) => stream.as_fd(),
             Self::Unix(stream) => stream.as_fd(),
+            Self::Tls(stream) => stream.sock.as_fd(),
         }
     }
 }

@@ -146,20 +146,34 @@ impl Cancel {
 impl Client {
     /// Connects and sends nothing.
     pub fn connect(endpoint: &Endpoint) -> io::Result<Self> {
-        let stream = Stream::connect(endpoint)?;
-        Ok(Self {
+        Stream::connect(endpoint).map(|stream| Self::over(stream, endpoint))
+    }
+
+    /// Speaks through a connection that is there already, such as one with TLS.
+    pub fn over(stream: Stream, endpoint: &Endpoint) -> Self {
+        Self {
             stream,
             endpoint: endpoint.clone(),
             buffer: Vec::new(),
             greeting: Vec::new(),
             split: None,
             recent: VecDeque::new(),
-        })
+        }
+    }
+
+    /// The connection itself.
+    pub fn stream(&self) -> &Stream {
+        &self.stream
     }
 
     /// Connects and logs in, with whatever method the server asks for.
     pub fn login(endpoint: &Endpoint, login: &Login) -> Result<Self, LoginError> {
-        let mut client = Self::connect(endpoint)?;
+        Self::login_over(Stream::connect(endpoint)?, endpoint, login)
+    }
+
+    /// Logs in through a connection that is there already.
+    pub fn login_over(stream: Stream, endpoint: &Endpoint, login: &Login) -> Result<Self, LoginError> {
+        let mut client = Self::over(stream, endpoint);
         client.split = login.split;
         client.try_send(&login.startup())?;
         client.authenticate(login)?;

@@ -16,10 +16,12 @@ use super::Secret;
 
 mod net;
 mod time;
+mod tls;
 mod words;
 
 pub(in crate::config) use net::{Addresses, Hosts};
 pub(in crate::config) use time::{MillisLimit, Pause, Time, TimeLimit};
+pub(in crate::config) use tls::{Protocols, Suites};
 pub(in crate::config) use words::{LogFormat, LogLevel, Word};
 
 /// A value as it stands in a file, before anybody knows what it means.

@@ -1,0 +1,118 @@
+//! What stands in a certificate that pgvalet wants to know: whom it names, and what channel binding makes of it.
+//!
+//! Owns no trust: whether a certificate counts is decided in the handshake. What cannot be read counts as absent.
+
+use sha2::{Digest, Sha224, Sha256, Sha384, Sha512};
+use x509_cert::Certificate;
+use x509_cert::der::asn1::{ContextSpecific, ObjectIdentifier};
+use x509_cert::der::{Decode, SliceReader, TagNumber};
+use x509_cert::ext::pkix::SubjectAltName;
+use x509_cert::ext::pkix::name::GeneralName;
+use x509_cert::spki::AlgorithmIdentifierRef;
+
+/// Whom a certificate was made out to.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Subject {
+    /// The last common name (CN), as PostgreSQL takes it.
+    pub common_name: Option<String>,
+    /// The whole distinguished name as in RFC 2253, the most specific part first.
+    pub distinguished_name: String,
+    /// The host names among the alternative names.
+    pub dns_names: Vec<String>,
+    /// The mail addresses among the alternative names.
+    pub emails: Vec<String>,
+    /// The URIs among the alternative names, such as `spiffe://...`.
+    pub uris: Vec<String>,
+    /// Whether it has alternative names that are hosts or addresses: a common name is no host name then.
+    pub(super) names_hosts: bool,
+}
+
+impl Subject {
+    /// Reads a certificate; `None` if it is none. Names with a NUL in them are left out: other programs would read less
+    /// of them than we do.
+    #[must_use]
+    pub fn of(der: &[u8]) -> Option<Subject> {
+        let certificate = Certificate::from_der(der).ok()?;
+        let certificate = certificate.tbs_certificate();
+        let name = certificate.subject();
+        let common_name = name.iter().filter(|part| part.oid == COMMON_NAME).last();
+        let mut subject = Subject {
+            common_name: common_name
+                .and_then(|part| std::str::from_utf8(part.value.value()).ok())
+                .filter(|name| is_whole(name))
+                .map(str::to_owned),
+            distinguished_name: name.to_string(),
+            ..Subject::default()
+        };
+        let names = certificate.get_extension::<SubjectAltName>().ok().flatten();
+        for name in names.iter().flat_map(|(_, names)| names.0.iter()) {
+            let (list, text) = match name {
+                GeneralName::DnsName(name) => (&mut subject.dns_names, name.as_str()),
+                GeneralName::Rfc822Name(name) => (&mut subject.emails, name.as_str()),
+                GeneralName::UniformResourceIdentifier(name) => (&mut subject.uris, name.as_str()),
+                GeneralName::IpAddress(_) => {
+                    subject.names_hosts = true;
+                    continue;
+                }
+                _ => continue,
+            };
+            if is_whole(text) {
+                list.push(text.to_owned());
+            }
+        }
+        subject.names_hosts |= !subject.dns_names.is_empty();
+        Some(subject)
+    }
+}
+
+/// The hash of a server's certificate for the channel binding `tls-server-end-point` (RFC 5929): with the algorithm that
+/// the certificate is signed with, where that is MD5 or SHA-1 with SHA-256. `None` where the algorithm has none of its
+/// own, such as Ed25519: no binding is defined then.
+#[must_use]
+pub fn end_point(der: &[u8]) -> Option<Vec<u8>> {
+    let certificate = Certificate::from_der(der).ok()?;
+    let algorithm = certificate.signature_algorithm();
+    let mut oid = algorithm.oid;
+    if oid == RSA_PSS {
+        // The first of its parameters is the hash; without it, it is SHA-1.
+        let parameters = algorithm.parameters.as_ref();
+        oid = parameters.and_then(|parameters| pss_hash(parameters.value())).unwrap_or(SHA_1);
+    }
+    match oid.to_string().as_str() {
+        // md5WithRSAEncryption, sha1WithRSAEncryption, ecdsa-with-SHA1, id-sha1
+        "1.2.840.113549.1.1.4" | "1.2.840.113549.1.1.5" | "1.2.840.10045.4.1" | "1.3.14.3.2.26"
+        // sha256WithRSAEncryption, ecdsa-with-SHA256, id-sha256
+        | "1.2.840.113549.1.1.11" | "1.2.840.10045.4.3.2" | "2.16.840.1.101.3.4.2.1" => {
+            Some(Sha256::digest(der).to_vec())
+        }
+        // The same for 384, 512 and 224.
+        "1.2.840.113549.1.1.12" | "1.2.840.10045.4.3.3" | "2.16.840.1.101.3.4.2.2" => {
+            Some(Sha384::digest(der).to_vec())
+        }
+        "1.2.840.113549.1.1.13" | "1.2.840.10045.4.3.4" | "2.16.840.1.101.3.4.2.3" => {
+            Some(Sha512::digest(der).to_vec())
+        }
+        "1.2.840.113549.1.1.14" | "1.2.840.10045.4.3.1" | "2.16.840.1.101.3.4.2.4" => {
+            Some(Sha224::digest(der).to_vec())
+        }
+        _ => None,
+    }
+}
+
+/// id-at-commonName
+const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
+/// id-RSASSA-PSS
+const RSA_PSS: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.10");
+/// id-sha1
+const SHA_1: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.14.3.2.26");
+
+/// What stands in RSASSA-PSS-params ::= SEQUENCE { hashAlgorithm [0] AlgorithmIdentifier OPTIONAL, ... } (RFC 4055).
+fn pss_hash(parameters: &[u8]) -> Option<ObjectIdentifier> {
+    let mut reader = SliceReader::new(parameters).ok()?;
+    let hash = ContextSpecific::<AlgorithmIdentifierRef<'_>>::decode_explicit(&mut reader, TagNumber(0));
+    Some(hash.ok()??.value.oid)
+}
+
+fn is_whole(name: &str) -> bool {
+    !name.is_empty() && !name.contains('\0')
+}

@@ -95,7 +95,8 @@ fn check(path: &Path) -> ExitCode {
     for warning in &config.warnings {
         eprintln!("warning: {warning}");
     }
-    if let Err(error) = config.general.client_tls.make() {
+    let clients = config.general.client_tls.make().map(drop);
+    if let Err(error) = clients.and_then(|()| config.general.server_tls.make().map(drop)) {
         eprintln!("{}: {error}", path.display());
         return ExitCode::FAILURE;
     }

@@ -142,9 +142,10 @@ impl std::error::Error for Error {}
 impl From<ServerError> for Error {
     fn from(error: ServerError) -> Error {
         let kind = match &error {
-            ServerError::Connect { .. } | ServerError::Timeout | ServerError::Authentication { .. } => {
-                Kind::CannotConnect
-            }
+            ServerError::Connect { .. }
+            | ServerError::Timeout
+            | ServerError::Tls(_)
+            | ServerError::Authentication { .. } => Kind::CannotConnect,
             _ => Kind::ServerLost,
         };
         Error {

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use pgvalet::config::tls::Authorities;
 use pgvalet::config::{
     self, AuthType, Config, Host, PoolMode, Problem, Problems, Reset, Secret, resolve, settings,
 };
@@ -495,6 +496,29 @@ fn tls_with_clients_needs_its_files() {
     let tls = config.general.client_tls;
     assert!(tls.key_file.is_some_and(|file| file.is_absolute() && file.ends_with("a.key")));
     assert_eq!(tls.cert_file.as_deref(), Some(Path::new("/b.crt")));
+}
+
+#[test]
+fn tls_with_servers_needs_what_its_mode_asks_for() {
+    for (lines, line, key, part) in [
+        ("server_tls_sslmode = \"verify-ca\"", 1, "server_tls_ca_file", "not set"),
+        (
+            "server_tls_ca_file = \"system\"\nserver_tls_sslmode = \"verify-ca\"",
+            2,
+            "server_tls_ca_file",
+            "verify-full",
+        ),
+        ("server_tls_sslnegotiation = \"direct\"", 1, "server_tls_sslnegotiation", "\"require\""),
+        ("server_tls_cert_file = \"a\"", 1, "server_tls_key_file", "go together"),
+        ("server_tls_key_file = \"a\"", 1, "server_tls_cert_file", "go together"),
+    ] {
+        assert_problem(toml(&format!("{lines}{REST}")), line, key, part);
+    }
+    let text = "server_tls_sslmode = \"verify-full\"\nserver_tls_ca_file = \"system\"";
+    assert_eq!(
+        toml(&format!("{text}{REST}")).unwrap().general.server_tls.authorities,
+        Some(Authorities::System)
+    );
 }
 
 // --- What ships ---

@@ -8,6 +8,7 @@ use crate::config::tls::ClientTls;
 use crate::net::Buffers;
 use crate::net::tls::current::Current;
 use crate::pool::Shards;
+use crate::server::open::Means;
 use bytes::BytesMut;
 use slab::Slab;
 use std::cell::{Cell, RefCell};
@@ -27,6 +28,8 @@ pub struct Process {
     pub keys: Arc<KeyCache>,
     /// Makes unknown users look like known ones.
     pub mock: MockSecret,
+    /// What logins to servers share: the same keys, and TLS.
+    pub means: Arc<Means>,
     /// TLS with clients.
     pub client_tls: Current<ClientTls>,
     /// Clients of all workers, those logging in included.

@@ -24,7 +24,7 @@ pub(super) async fn open(
     else {
         return Ok(None);
     };
-    match shard.open_own(&context.process.keys).await {
+    match shard.open_own(&context.process.means).await {
         Ok(Some(lease)) => Ok(Some((shard, lease))),
         Ok(None) => Err(Error::new(
             Kind::TooManyServers,

@@ -11,13 +11,8 @@ pub(super) enum Missing {
     Harmless,
     /// It is passed over, with a warning that says why.
     Told(&'static str),
-    /// What it asks for matters too much to be passed over.
-    Refused(&'static str),
 }
 
-const TLS_LATER: &str = "not supported yet: TLS is still to come";
-const TLS_REFUSED: &str = "not supported yet: pgvalet has no TLS so far and cannot keep this promise; \
-    write disable, or prefer to take plain connections";
 const AUTH_QUERY_LATER: &str = "not supported yet: users come from auth_file only";
 const DNS: &str = "has no meaning here: names are resolved by the system at each connect";
 const SYSLOG: &str = "not supported yet: the log goes to standard error, from where systemd takes it";
@@ -70,12 +65,6 @@ const GENERAL: &[(&str, &str, &str)] = &[
     ("disable_pqexec", "0", "not supported yet: queries of several statements are passed on"),
     ("client_tls_ecdhcurve", "auto", "has no meaning here: all curves that are safe are offered"),
     ("client_tls_dheparams", "auto,none,legacy", "has no meaning here: there is no key exchange that needs parameters"),
-    ("server_tls_key_file", "", TLS_LATER),
-    ("server_tls_cert_file", "", TLS_LATER),
-    ("server_tls_ca_file", "", TLS_LATER),
-    ("server_tls_protocols", "secure", TLS_LATER),
-    ("server_tls_ciphers", "default,fast", TLS_LATER),
-    ("server_tls13_ciphers", "", TLS_LATER),
 ];
 
 /// The same for a line of `[databases]`.
@@ -100,13 +89,7 @@ const ZERO_IS_UNSET: [&str; 3] = ["max_db_connections", "max_user_connections", 
 
 /// What to do about `key = value` of `[pgbouncer]`; `None` if it is a setting of pgvalet, or of nobody.
 pub(super) fn general(key: &str, value: &str) -> Option<Missing> {
-    match (key, value) {
-        ("server_tls_sslmode", "disable") => Some(Missing::Harmless),
-        // pgbouncer's default: to go without TLS where the server has none.
-        ("server_tls_sslmode", "allow" | "prefer") => Some(Missing::Harmless),
-        ("server_tls_sslmode", _) => Some(Missing::Refused(TLS_REFUSED)),
-        _ => found(GENERAL, key, value),
-    }
+    found(GENERAL, key, value)
 }
 
 /// The same for a key of a database or user.
@@ -125,9 +108,6 @@ pub(super) fn entry(section: &Section, key: &str, value: &str) -> Option<Missing
 pub(super) fn why(key: &str) -> Option<&'static str> {
     if key == "server_reset_query_always" {
         return Some("here it is reset = \"always\"");
-    }
-    if key == "server_tls_sslmode" {
-        return Some(TLS_LATER);
     }
     let mut all = [GENERAL, DATABASE, USER].into_iter().flatten();
     all.find(|(name, ..)| *name == key).map(|(.., why)| *why)
@@ -165,7 +145,6 @@ mod tests {
     fn what_asks_for_nothing_is_passed_over_in_silence() {
         assert_eq!(general("server_round_robin", "0"), Some(Missing::Harmless));
         assert!(matches!(general("server_round_robin", "1"), Some(Missing::Told(_))));
-        assert!(matches!(general("server_tls_sslmode", "require"), Some(Missing::Refused(_))));
         assert_eq!(general("pool_mode", "session"), None);
     }
 }

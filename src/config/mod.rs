@@ -175,6 +175,8 @@ pub struct General {
 
     /// TLS with clients.
     pub client_tls: tls::ClientTls,
+    /// TLS with servers.
+    pub server_tls: tls::ServerTls,
 
     /// TCP keepalive and timeouts, on both sides.
     pub tcp: Tcp,

@@ -153,7 +153,6 @@ impl Reader {
             None => self.draft.set(&Section::General, key, &scalar, place),
             Some(Missing::Harmless) => {}
             Some(Missing::Told(why)) => self.tell(place, key, why),
-            Some(Missing::Refused(why)) => self.draft.problem(place, key, why),
         }
     }
 
@@ -170,7 +169,6 @@ impl Reader {
                 None => self.draft.set(&section, &key, &Scalar::Text(value), place),
                 Some(Missing::Harmless) => {}
                 Some(Missing::Told(why)) => self.tell(place, &section.key(&key), why),
-                Some(Missing::Refused(why)) => self.draft.problem(place, section.key(&key), why),
             }
         }
     }

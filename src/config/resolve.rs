@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::draft::{Draft, Section};
 use super::problem::{Place, Problems};
 use super::settings::{DatabaseEntry, UserEntry};
-use super::tls::SslMode;
+use super::tls::{Authorities, Negotiation, SslMode};
 use super::{AuthType, Config, Database, General, Host, PoolMode, Reset, Secret, User, userlist};
 
 /// How long a client of `user` in `database` keeps a server: the database's word, else the user's, else the general one.
@@ -62,6 +62,7 @@ pub(super) fn resolve(mut draft: Draft) -> Result<Config, Problems> {
     tls_files(&mut draft);
     if !draft.incomplete {
         check_client_tls(&mut draft);
+        check_server_tls(&mut draft);
         check_listeners(&mut draft);
         check_databases(&mut draft);
         check_users(&mut draft, &users);
@@ -237,12 +238,57 @@ fn check_listeners(draft: &mut Draft) {
 
 /// Makes the paths of certificates and keys absolute.
 fn tls_files(draft: &mut Draft) {
-    let tls = &mut draft.general.client_tls;
-    for file in [&mut tls.key_file, &mut tls.cert_file, &mut tls.ca_file] {
-        *file = file.take().map(|written| {
-            let path = draft.base.join(written);
-            std::path::absolute(&path).unwrap_or(path)
-        });
+    let General { client_tls, server_tls, .. } = &mut draft.general;
+    let plain = [
+        &mut client_tls.key_file,
+        &mut client_tls.cert_file,
+        &mut client_tls.ca_file,
+        &mut server_tls.key_file,
+        &mut server_tls.cert_file,
+    ];
+    let authorities = match &mut server_tls.authorities {
+        Some(Authorities::File(file)) => Some(file),
+        _ => None,
+    };
+    for file in plain.into_iter().flatten().chain(authorities) {
+        let path = draft.base.join(&*file);
+        *file = std::path::absolute(&path).unwrap_or(path);
+    }
+}
+
+fn check_server_tls(draft: &mut Draft) {
+    let tls = draft.general.server_tls.clone();
+    if tls.sslmode == SslMode::Disable {
+        return;
+    }
+    let place = draft.place(&["server_tls_sslmode"]);
+    if tls.sslmode >= SslMode::VerifyCa && tls.authorities.is_none() {
+        let message = "not set, but server_tls_sslmode asks for servers' certificates; name the file of their authorities";
+        draft.problem(&place, "server_tls_ca_file", message);
+    }
+    if tls.sslmode == SslMode::VerifyCa && tls.authorities == Some(Authorities::System) {
+        let message = "anybody can get a certificate from the system's authorities; write server_tls_sslmode = \"verify-full\"";
+        draft.problem(&place, "server_tls_ca_file", message);
+    }
+    if tls.negotiation == Negotiation::Direct && tls.sslmode < SslMode::Require {
+        let place = draft.place(&["server_tls_sslnegotiation"]);
+        let message = "direct TLS cannot give way to none; write server_tls_sslmode = \"require\", or better";
+        draft.problem(&place, "server_tls_sslnegotiation", message);
+    }
+    let pair = [("server_tls_cert_file", &tls.cert_file), ("server_tls_key_file", &tls.key_file)];
+    for ((key, file), (other, its)) in [(pair[0], pair[1]), (pair[1], pair[0])] {
+        if file.is_none() && its.is_some() {
+            let place = draft.place(&[other]);
+            draft.problem(
+                &place,
+                key,
+                format!("not set, but {other} is; a certificate and its key go together"),
+            );
+        }
+    }
+    if let Some(file) = &tls.key_file {
+        let place = draft.place(&["server_tls_key_file"]);
+        warn_if_open(draft, &place, "server_tls_key_file", file);
     }
 }
 

@@ -9,11 +9,11 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::problem::nearest;
-use super::tls::{ClientTls, SslMode};
+use super::tls::{ClientTls, Negotiation, ServerTls, SslMode};
 use super::units::{
     Addresses, CheckQuery, Directory, File, FileMode, Flag, Hosts, Limit, LogFormat, LogLevel, Maybe,
-    MillisLimit, Names, Number, OptionalText, Password, Pause, Port, Protocols, Scalar, Suites, Text, Time,
-    TimeLimit, Unit, Word, Workers,
+    MillisLimit, Names, Number, OptionalText, Password, Pause, Port, Protocols, Roots, Scalar, Suites, Text,
+    Time, TimeLimit, Unit, Word, Workers,
 };
 use super::{AuthType, General, Host, Log, Pin, PoolMode, Reset, Tcp, missing};
 
@@ -273,6 +273,23 @@ pub(super) static GENERAL: &[Setting<General>] = &[
     setting!(client_tls13_ciphers => client_tls.tls13_ciphers: Suites<true> = r#""default""#, reload,
         "The same for TLS 1.3."),
 
+    setting!(server_tls_sslmode => server_tls.sslmode: Word<SslMode> = r#""prefer""#, reload,
+        "Whether TLS is used with servers: never, where they insist (`allow`), where they can (`prefer`), always (`require`); always, with a certificate of an authority in `server_tls_ca_file` (`verify-ca`), made out to `host` (`verify-full`). Unix sockets go without."),
+    setting!(server_tls_sslnegotiation => server_tls.negotiation: Word<Negotiation> = r#""postgres""#, reload,
+        "How TLS begins with servers: they are asked first, or (PostgreSQL 17 or later) it begins at once, which saves a round trip."),
+    setting!(server_tls_ca_file => server_tls.authorities: Roots = r#""""#, reload,
+        "Authorities of servers' certificates: PEM, or `\"system\"` for those that the operating system trusts. Read again when it changes, like the next two."),
+    setting!(server_tls_cert_file => server_tls.cert_file: File = r#""""#, reload,
+        "Certificate that servers are shown if they ask for one: PEM."),
+    setting!(server_tls_key_file => server_tls.key_file: File = r#""""#, reload,
+        "Private key of that certificate: PEM, not encrypted."),
+    setting!(server_tls_protocols => server_tls.protocols: Protocols = r#""secure""#, reload,
+        "Versions of TLS with servers: `tlsv1.2`, `tlsv1.3`; `secure` is both."),
+    setting!(server_tls_ciphers => server_tls.ciphers: Suites<false> = r#""default""#, reload,
+        "Cipher suites of TLS 1.2 with servers; see `client_tls_ciphers`."),
+    setting!(server_tls13_ciphers => server_tls.tls13_ciphers: Suites<true> = r#""default""#, reload,
+        "The same for TLS 1.3."),
+
     setting!(tcp_keepalive => tcp.keepalive: Flag = "true", restart,
         "Send TCP keepalive probes, to clients and servers."),
     setting!(tcp_keepcnt => tcp.keepcnt: Limit = "0", restart,
@@ -411,6 +428,7 @@ fn blank() -> General {
         idle_transaction_timeout: None,
         shutdown_timeout: None,
         client_tls: ClientTls::default(),
+        server_tls: ServerTls::default(),
         tcp: Tcp { keepalive: false, keepcnt: None, keepidle: None, keepintvl: None, user_timeout: None },
         log: Log {
             level: String::new(),

@@ -83,6 +83,51 @@ impl Default for ClientTls {
     }
 }
 
+/// Whose signature makes a server's certificate count.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Authorities {
+    /// Those that the operating system trusts.
+    System,
+    /// Those of a file; also certificates of servers themselves.
+    File(PathBuf),
+}
+
+/// The settings `server_tls_*`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerTls {
+    /// Whether TLS is used with servers, and what they have to prove.
+    pub sslmode: SslMode,
+    /// How it begins.
+    pub negotiation: Negotiation,
+    /// The key of our own certificate.
+    pub key_file: Option<PathBuf>,
+    /// The certificate that servers are shown if they ask for one.
+    pub cert_file: Option<PathBuf>,
+    /// The authorities of servers' certificates.
+    pub authorities: Option<Authorities>,
+    /// Versions of TLS.
+    pub protocols: Versions,
+    /// Cipher suites of TLS 1.2.
+    pub ciphers: Ciphers,
+    /// Cipher suites of TLS 1.3.
+    pub tls13_ciphers: Ciphers,
+}
+
+impl Default for ServerTls {
+    fn default() -> ServerTls {
+        ServerTls {
+            sslmode: SslMode::Prefer,
+            negotiation: Negotiation::Postgres,
+            key_file: None,
+            cert_file: None,
+            authorities: None,
+            protocols: Versions::ALL,
+            ciphers: Ciphers::Default,
+            tls13_ciphers: Ciphers::Default,
+        }
+    }
+}
+
 impl Versions {
     /// All versions that are safe.
     pub const ALL: Versions = Versions { v1_2: true, v1_3: true };

@@ -5,6 +5,7 @@
 
 use crate::net::socket::Socket;
 use crate::net::tls::TlsStream;
+use crate::net::tls::certificate::end_point;
 use std::future::poll_fn;
 use std::io;
 use std::task::{Context, Poll};
@@ -119,6 +120,15 @@ impl Stream {
         match self {
             Stream::Plain(socket) => std::mem::replace(socket, Socket::Closed),
             Stream::Tls(_) => Socket::Closed,
+        }
+    }
+
+    /// With TLS to a server: the hash of its certificate, for channel binding by `tls-server-end-point`.
+    #[must_use]
+    pub fn server_end_point(&self) -> Option<Vec<u8>> {
+        match self {
+            Stream::Plain(_) => None,
+            Stream::Tls(stream) => end_point(stream.session().peer_certificates()?.first()?),
         }
     }
 

@@ -3,11 +3,11 @@
 //! Each worker has one keeper (`run`); every job becomes a task of that worker. No job runs in a client's future, so a
 //! client that leaves takes nothing down with it.
 
-use crate::auth::keys::KeyCache;
 use crate::pool::budget::Permit;
 use crate::pool::shard::PATIENCE;
 use crate::pool::{CheckoutError, Lease, Pooled, Shard, jitter};
 use crate::protocol::TxStatus;
+use crate::server::open::Means;
 use crate::server::{Reply, Server, ServerError, cancel, login};
 use crate::session::catalog::PROBE_SQL;
 use crate::session::footprint::ResetPlan;
@@ -66,12 +66,12 @@ impl Drop for Connecting {
 }
 
 /// Does the jobs of one worker, until the worker ends.
-pub(crate) async fn run(mut jobs: UnboundedReceiver<(Rc<Shard>, Job)>, keys: Arc<KeyCache>) {
+pub(crate) async fn run(mut jobs: UnboundedReceiver<(Rc<Shard>, Job)>, means: Arc<Means>) {
     while let Some((shard, job)) = jobs.recv().await {
-        let keys = keys.clone();
+        let means = means.clone();
         tokio::task::spawn_local(async move {
             match job {
-                Job::Connect(permit, connecting) => connect(&shard, permit, connecting, &keys).await,
+                Job::Connect(permit, connecting) => connect(&shard, permit, connecting, &means).await,
                 Job::Reset(lease, plan) => reset(lease, &plan).await,
                 Job::Settle(lease) => settle(lease).await,
                 Job::Check(lease) => check(lease).await,
@@ -92,8 +92,8 @@ pub(crate) async fn run(mut jobs: UnboundedReceiver<(Rc<Shard>, Job)>, keys: Arc
     }
 }
 
-async fn connect(shard: &Rc<Shard>, permit: Permit, connecting: Connecting, keys: &Arc<KeyCache>) {
-    let outcome = login::login(&shard.pool.target, keys).await;
+async fn connect(shard: &Rc<Shard>, permit: Permit, connecting: Connecting, means: &Means) {
+    let outcome = login::login(&shard.pool.target, means).await;
     let now = Instant::now();
     let (database, user) = (&*shard.pool.key.database, &*shard.pool.key.user);
     match outcome {

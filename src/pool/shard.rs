@@ -1,12 +1,12 @@
 //! A pool as one worker has it: its line, its idle servers, and what it knows.
 
-use crate::auth::keys::KeyCache;
 use crate::metrics::PoolCounters;
 use crate::pool::budget::micros;
 use crate::pool::keeper::Job;
 use crate::pool::line::{Line, Outcome};
 use crate::pool::registry::Parcel;
 use crate::pool::{CheckoutError, ConnectState, Lease, Policy, Pool, Pooled, Seat, lock};
+use crate::server::open::Means;
 use crate::server::{ServerError, login};
 use crate::session::{CatalogFacts, Footprint, Interner, Reported, Settings, Shapes};
 use foldhash::fast::RandomState;
@@ -246,9 +246,9 @@ impl Shard {
     ///
     /// # Errors
     /// Why there is no server.
-    pub async fn open_own(self: &Rc<Shard>, keys: &Arc<KeyCache>) -> Result<Option<Lease>, ServerError> {
+    pub async fn open_own(self: &Rc<Shard>, means: &Means) -> Result<Option<Lease>, ServerError> {
         let Some(permit) = self.pool.try_permit(0, Instant::now()) else { return Ok(None) };
-        let server = login::login(&self.pool.target, keys).await?;
+        let server = login::login(&self.pool.target, means).await?;
         self.counters().connects.add(1);
         let idle = &self.pool.branches[self.worker].idle;
         let added = idle.try_add(Pooled::new(server, permit));

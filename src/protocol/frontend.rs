@@ -1,6 +1,7 @@
 //! Messages that pgvalet itself sends to a server, and the parts of a client's messages that it reads.
 
 use crate::protocol::frame::{HEADER, cstr};
+use crate::protocol::startup::SSL_REQUEST;
 use bytes::{BufMut, BytesMut};
 
 /// A Flush.
@@ -30,6 +31,13 @@ pub fn startup<'a>(out: &mut BytesMut, parameters: impl Iterator<Item = (&'a str
     out.put_u8(0);
     let length = (out.len() - at) as u32;
     out[at..at + 4].copy_from_slice(&length.to_be_bytes());
+}
+
+/// An SSLRequest.
+#[must_use]
+pub fn ssl_request() -> [u8; 8] {
+    let [a, b, c, d] = SSL_REQUEST.to_be_bytes();
+    [0, 0, 0, 8, a, b, c, d]
 }
 
 /// Appends a CancelRequest.

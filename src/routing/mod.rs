@@ -74,6 +74,7 @@ fn blueprint(config: &Config, database: &Database, database_name: &str, user_nam
             startup: database.startup.clone(),
             connect_query: database.connect_query.clone(),
             tcp: general.tcp.clone(),
+            tls: general.server_tls.clone(),
             timeout: general.server_connect_timeout,
             max_prepared: general.max_prepared_statements,
         },

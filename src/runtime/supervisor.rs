@@ -10,6 +10,7 @@ use crate::net::tls::files::Unusable;
 use crate::pool::Registry;
 use crate::runtime::worker::{self, Command, Handle, Seed};
 use crate::runtime::{limits, listener, logging, reload};
+use crate::server::open::Means;
 use sd_notify::NotifyState;
 use sha2::{Digest, Sha256};
 use std::num::NonZeroUsize;
@@ -162,8 +163,11 @@ fn start(path: PathBuf, config: Arc<Config>, requests: UnboundedSender<Request>)
     let handles = Arc::new(OnceLock::new());
     let control = Reach { requests: requests.clone(), workers: handles.clone() };
     let client_tls = Current::new(config.general.client_tls.clone()).map_err(|error| error.to_string())?;
+    let server_tls = Current::new(config.general.server_tls.clone()).map_err(|error| error.to_string())?;
+    let keys = Arc::new(KeyCache::new(KEY_CACHE));
     let process = Arc::new(Process {
-        keys: Arc::new(KeyCache::new(KEY_CACHE)),
+        keys: keys.clone(),
+        means: Arc::new(Means { keys, tls: server_tls }),
         mock: mock_secret(&config),
         client_tls,
         clients: AtomicU32::new(0),
@@ -212,7 +216,10 @@ async fn serve(
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            _ = look.tick() => log_tls(running.process.client_tls.refresh()),
+            _ = look.tick() => {
+                log_tls(running.process.client_tls.refresh());
+                log_tls(running.process.means.tls.refresh());
+            }
             _ = signals.hangup.recv() => {
                 if let Err(problems) = reload(running) {
                     tracing::error!("reload failed, the old configuration stays in force:\n{problems}");
@@ -249,6 +256,7 @@ fn reload(running: &mut Running) -> Result<(), String> {
         reload::apply(&config, &running.registry);
         logging::set_level(&config.general.log);
         log_tls(running.process.client_tls.set(&config.general.client_tls).map(|()| true));
+        log_tls(running.process.means.tls.set(&config.general.server_tls).map(|()| true));
         running.config = config.clone();
         for worker in &running.workers {
             let _ = worker.commands.send(Command::Reload(config.clone()));

@@ -94,7 +94,7 @@ pub fn start(seed: Seed) -> io::Result<JoinHandle<()>> {
 async fn run(seed: Seed) {
     let Seed { number, config, process, registry, mut commands, load, mut parcels, siblings } = seed;
     let (jobs, jobs_receiver) = jobs();
-    tokio::task::spawn_local(keeper::run(jobs_receiver, process.keys.clone()));
+    tokio::task::spawn_local(keeper::run(jobs_receiver, process.means.clone()));
     let context = Rc::new(Context {
         worker: number,
         config: RefCell::new(config),

@@ -3,11 +3,9 @@
 //! PostgreSQL signals its backend before it closes the connection that brought the request. So a server must not go to
 //! another client before that connection has closed: [`CancelGate`] counts the requests on their way.
 
-use crate::net::Stream;
-use crate::net::connect::connect_to;
-use crate::net::stream::Address;
 use crate::protocol::frontend;
 use crate::server::BackendKey;
+use crate::server::open::{Route, open_again};
 use bytes::BytesMut;
 use std::io;
 use std::sync::Arc;
@@ -76,16 +74,16 @@ impl Drop for Pending {
     }
 }
 
-/// Asks the server at `address` to cancel what the backend of `key` does, and waits until it has taken the request.
+/// Asks the server behind `route` to cancel what the backend of `key` does, and waits until it has taken the request.
 ///
 /// # Errors
 /// The socket's, or `TimedOut`.
-pub async fn cancel(address: &Address, key: &BackendKey) -> io::Result<()> {
+pub async fn cancel(route: &Route, key: &BackendKey) -> io::Result<()> {
     if key.secret.is_empty() {
         return Ok(());
     }
     let deliver = async {
-        let mut stream = Stream::Plain(connect_to(address).await?);
+        let mut stream = open_again(route).await?;
         let mut out = BytesMut::new();
         frontend::cancel(&mut out, key.pid, &key.secret);
         stream.write_all(&out).await?;

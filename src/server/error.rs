@@ -19,6 +19,9 @@ pub enum ServerError {
     /// The connection failed.
     #[error("the connection to the server failed: {0}")]
     Io(Arc<io::Error>),
+    /// TLS is not to be had as the configuration demands it, or the server's certificate does not count.
+    #[error("TLS with the server failed: {0}")]
+    Tls(Arc<str>),
     /// The server closed the connection without a word.
     #[error("the server closed the connection unexpectedly")]
     Closed,
@@ -59,7 +62,7 @@ impl ServerError {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
-            ServerError::Authentication { .. } => false,
+            ServerError::Authentication { .. } | ServerError::Tls(_) => false,
             ServerError::Refused(body) => {
                 let code = ErrorFields::new(body).code();
                 matches!(code.get(..2), Some(b"53" | b"57" | b"08" | b"58" | b"XX"))
@@ -73,7 +76,7 @@ impl ServerError {
     #[must_use]
     pub fn sqlstate(&self) -> &'static str {
         match self {
-            ServerError::Connect { .. } | ServerError::Timeout => "08001",
+            ServerError::Connect { .. } | ServerError::Timeout | ServerError::Tls(_) => "08001",
             ServerError::Protocol(_) => "08P01",
             ServerError::Authentication { .. } => "28000",
             _ => "08006",
@@ -88,6 +91,10 @@ fn describe(body: &[u8]) -> String {
 
 impl From<io::Error> for ServerError {
     fn from(error: io::Error) -> ServerError {
+        // What is not as it should be, and will not be so the next time either.
+        if error.kind() == io::ErrorKind::InvalidData {
+            return ServerError::Tls(error.to_string().into());
+        }
         ServerError::Io(Arc::new(error))
     }
 }

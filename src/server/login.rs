@@ -1,14 +1,14 @@
 //! Logging in to PostgreSQL: connect, authenticate, read what the server says of itself.
 
 use crate::auth::keys::{ClientKeys, KeyCache};
-use crate::auth::scram::{ChannelBinding, Nonce, SCRAM_SHA_256};
+use crate::auth::scram::{ChannelBinding, Nonce, SCRAM_SHA_256_PLUS};
 use crate::auth::{AuthError, md5, scram_client::ClientStart};
 use crate::config::secret::Password;
+use crate::config::tls::ServerTls;
 use crate::config::{Host, Secret, Tcp};
 use crate::net::Stream;
-use crate::net::connect::connect;
-use crate::net::stream::Address;
 use crate::protocol::{TxStatus, frontend};
+use crate::server::open::{Means, Route, Way, depends_on_tls, open};
 use crate::server::{BackendKey, Prepared, Reader, Server, ServerError, ready_status};
 use crate::session::{Reported, Settings};
 use bytes::{Buf, BytesMut};
@@ -35,26 +35,57 @@ pub struct Target {
     pub connect_query: Option<String>,
     /// Socket options.
     pub tcp: Tcp,
+    /// TLS as it is configured. What is in force, which may be older if a file cannot be used, is in [`Means`].
+    pub tls: ServerTls,
     /// Limit for all of it.
     pub timeout: Option<Duration>,
     /// Statements that each server may hold.
     pub max_prepared: u32,
 }
 
-/// Opens a server. The keys of SCRAM come from `keys`, or are derived on a thread that may block.
+/// Opens a server. The keys of SCRAM come from the cache, or are derived on a thread that may block.
 ///
 /// # Errors
 /// Why there is no server; see [`ServerError::is_transient`].
-pub async fn login(target: &Target, keys: &Arc<KeyCache>) -> Result<Server, ServerError> {
+pub async fn login(target: &Target, means: &Means) -> Result<Server, ServerError> {
     let limit = target.timeout.unwrap_or(Duration::MAX);
-    match timeout(limit, attempt(target, keys)).await {
+    match timeout(limit, any_way(target, means)).await {
         Ok(outcome) => outcome,
         Err(_) => Err(ServerError::Timeout),
     }
 }
 
-async fn attempt(target: &Target, keys: &Arc<KeyCache>) -> Result<Server, ServerError> {
-    let (mut stream, address) = open(target).await?;
+async fn any_way(target: &Target, means: &Means) -> Result<Server, ServerError> {
+    let mut ways = Way::all(means.tls.get()).into_iter().peekable();
+    let mut first = None;
+    while let Some(way) = ways.next() {
+        let error = match open(target, &way).await {
+            Ok((stream, address)) => {
+                let other = way.other_than(&stream);
+                match log_in(target, &means.keys, stream, address).await {
+                    Err(error) if other && depends_on_tls(&error) => error,
+                    outcome => return outcome,
+                }
+            }
+            Err(error) if depends_on_tls(&error) => error,
+            Err(error) => return Err(error),
+        };
+        // What is wrong with the way that was wanted more says more.
+        let error = first.unwrap_or(error);
+        if ways.peek().is_none() {
+            return Err(error);
+        }
+        first = Some(error);
+    }
+    Err(ServerError::Protocol("no way"))
+}
+
+async fn log_in(
+    target: &Target,
+    keys: &Arc<KeyCache>,
+    mut stream: Stream,
+    address: Route,
+) -> Result<Server, ServerError> {
     let mut out = BytesMut::new();
     let fixed = [("user", target.user.as_str()), ("database", target.dbname.as_str())];
     let more = target.startup.iter().map(|(name, value)| (name.as_str(), value.as_str()));
@@ -108,32 +139,6 @@ async fn attempt(target: &Target, keys: &Arc<KeyCache>) -> Result<Server, Server
     Ok(server)
 }
 
-/// Connects to the first host that answers.
-async fn open(target: &Target) -> Result<(Stream, Address), ServerError> {
-    let mut last = ServerError::Protocol("no host");
-    for host in &target.hosts {
-        match connect(host, target.port, &target.tcp).await {
-            Ok(socket) => {
-                let address = match host {
-                    Host::Unix(directory) => {
-                        Some(Address::Unix(directory.join(format!(".s.PGSQL.{}", target.port))))
-                    }
-                    Host::Tcp(_) => socket.peer(),
-                };
-                return Ok((Stream::Plain(socket), address.ok_or(ServerError::Closed)?));
-            }
-            Err(error) => {
-                let name = match host {
-                    Host::Tcp(name) => format!("{name}:{}", target.port),
-                    Host::Unix(directory) => format!("{}/.s.PGSQL.{}", directory.display(), target.port),
-                };
-                last = ServerError::Connect { target: name, source: Arc::new(error) };
-            }
-        }
-    }
-    Err(last)
-}
-
 async fn authenticate(
     target: &Target,
     keys: &Arc<KeyCache>,
@@ -158,10 +163,18 @@ async fn authenticate(
                 frontend::password(&mut out, &answer);
             }
             10 => {
-                if !request[..].split(|&byte| byte == 0).any(|name| name == SCRAM_SHA_256.as_bytes()) {
+                let offers = |name: &str| {
+                    request[..].split(|&byte| byte == 0).any(|offered| offered == name.as_bytes())
+                };
+                let binding = match stream.server_end_point() {
+                    Some(hash) if offers(SCRAM_SHA_256_PLUS) => ChannelBinding::TlsServerEndPoint(hash),
+                    Some(_) => ChannelBinding::NotOffered,
+                    None => ChannelBinding::None,
+                };
+                if !offers(binding.mechanism()) {
                     return Err(refuse(target, "the server offers no SASL mechanism that pgvalet knows"));
                 }
-                scram(target, keys, stream, reader).await?;
+                scram(target, keys, stream, reader, binding).await?;
                 continue;
             }
             code => {
@@ -186,14 +199,16 @@ async fn scram(
     keys: &Arc<KeyCache>,
     stream: &mut Stream,
     reader: &mut Reader,
+    binding: ChannelBinding,
 ) -> Result<(), ServerError> {
     let failed = |error: AuthError| refuse(target, &error.to_string());
     let password = plain(target)?;
     let mut entropy = [0; Nonce::ENTROPY];
     getrandom::fill(&mut entropy).map_err(|error| refuse(target, &format!("no randomness: {error}")))?;
-    let (start, first) = ClientStart::begin(Nonce::new(entropy), ChannelBinding::None);
+    let mechanism = binding.mechanism();
+    let (start, first) = ClientStart::begin(Nonce::new(entropy), binding);
     let mut out = BytesMut::new();
-    frontend::sasl_initial(&mut out, SCRAM_SHA_256, &first);
+    frontend::sasl_initial(&mut out, mechanism, &first);
     stream.write_all(&out).await?;
 
     let challenged = start.server_first(&sasl_data(stream, reader, 11).await?).map_err(failed)?;

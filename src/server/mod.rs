@@ -7,15 +7,16 @@
 pub mod cancel;
 pub mod error;
 pub mod login;
+pub mod open;
 pub mod owed;
 
 pub use error::ServerError;
 
 use crate::net::Stream;
-use crate::net::stream::Address;
 use crate::protocol::frame::HEADER;
 use crate::protocol::{ErrorFields, Header, TxStatus, backend, frontend};
 use crate::server::cancel::CancelGate;
+use crate::server::open::Route;
 use crate::server::owed::OwedQueue;
 use crate::session::settings::followed;
 use crate::session::{Reported, ResultShape, Settings};
@@ -56,8 +57,8 @@ pub struct Server {
     pub reported: Arc<Reported>,
     /// For cancel requests.
     pub key: BackendKey,
-    /// For cancel requests: where exactly it is.
-    pub address: Address,
+    /// For cancel requests: where exactly it is, and how it was reached.
+    pub address: Route,
     /// Cancel requests on their way to it.
     pub cancels: Arc<CancelGate>,
     /// When it logged in.

@@ -131,7 +131,7 @@ fn the_reset_of_an_ini_follows_its_settings() {
 fn what_pgvalet_lacks_is_one_warning_each_with_a_reason() {
     let text = format!(
         "[pgbouncer]\nlogfile = /x\nserver_round_robin = 1\npkt_buf = 8192\npkt_buf = 16384\nauth_query = SELECT 1\n\
-         peer_id = 0\nserver_tls_key_file = /k\n[peers]\n1 = host=a\n2 = host=b\n[pgbouncer]{INI_REST}\
+         peer_id = 0\nclient_tls_ecdhcurve = P-256\n[peers]\n1 = host=a\n2 = host=b\n[pgbouncer]{INI_REST}\
          b = host=a auth_user=x load_balance_hosts=round-robin\n"
     );
     let config = ini(&text).unwrap();
@@ -140,7 +140,7 @@ fn what_pgvalet_lacks_is_one_warning_each_with_a_reason() {
         "server_round_robin",
         "pkt_buf",
         "auth_query",
-        "server_tls_key_file",
+        "client_tls_ecdhcurve",
         "peers",
         "databases.b.auth_user",
         "databases.b.load_balance_hosts",
@@ -160,8 +160,6 @@ fn what_an_ini_asks_for_and_cannot_have_is_refused() {
         ("auth_type = cert", "auth_type"),
         ("auth_type = ldap", "auth_type"),
         ("auth_type = pam", "auth_type"),
-        ("server_tls_sslmode = require", "server_tls_sslmode"),
-        ("server_tls_sslmode = verify-ca", "server_tls_sslmode"),
     ] {
         assert_problem(
             ini(&format!("[pgbouncer]\nauth_type=trust\n[databases]\na=\n[pgbouncer]\n{line}\n"))
@@ -171,9 +169,11 @@ fn what_an_ini_asks_for_and_cannot_have_is_refused() {
             "not supported yet",
         );
     }
-    for line in
-        ["client_tls_sslmode = disable", "server_tls_sslmode = prefer", "server_tls_sslmode = disable"]
-    {
+    for line in [
+        "client_tls_sslmode = disable\nclient_tls_ciphers = default\nclient_tls13_ciphers =",
+        "server_tls_sslmode = prefer\nserver_tls_protocols = all\nserver_tls_ciphers = fast",
+        "server_tls_sslmode = require\nserver_tls_protocols = tlsv1.2,tlsv1.3",
+    ] {
         assert!(ini(&format!("[pgbouncer]\n{line}{INI_REST}")).unwrap().warnings.is_empty(), "{line}");
     }
 }

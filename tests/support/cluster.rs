@@ -11,6 +11,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::{Mutex, OnceLock};
@@ -20,6 +21,7 @@ use tempfile::TempDir;
 
 use super::guard::Guard;
 use super::install::{Install, ServerUser, give_to_server_user};
+use super::tls::Identity;
 use super::wire::{Client, Login};
 use super::{Endpoint, eventually};
 
@@ -92,9 +94,22 @@ pub struct Builder {
     major: Option<u32>,
     config: String,
     hba: String,
+    /// Further files of the data directory: name and content.
+    files: Vec<(String, String)>,
 }
 
 impl Builder {
+    /// TLS with this certificate.
+    pub fn tls(self, identity: &Identity) -> Self {
+        self.config("ssl = on").file("server.crt", &identity.certificate).file("server.key", &identity.key)
+    }
+
+    /// A file in the data directory, for its owner only.
+    pub fn file(mut self, name: &str, content: &str) -> Self {
+        self.files.push((name.into(), content.into()));
+        self
+    }
+
     /// A line of `postgresql.conf`; the last one of a name counts.
     pub fn config(mut self, line: &str) -> Self {
         let _ = writeln!(self.config, "{line}");
@@ -324,6 +339,11 @@ fn write_files(home: &Path, port: u16, builder: &Builder) {
     }
     fs::write(data.join("postgresql.conf"), config).expect("postgresql.conf is writable");
     fs::write(data.join("pg_hba.conf"), hba).expect("pg_hba.conf is writable");
+    for (name, content) in &builder.files {
+        let file = data.join(name);
+        fs::write(&file, content).expect("the data directory is writable");
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("the mode can be changed");
+    }
     fs::write(home.join("server.log"), "").expect("server.log is writable");
     give_to_server_user(home);
 }

@@ -51,6 +51,12 @@ impl Builder {
         self.section(&format!("databases.{}", quote(name)), &place).section_lines("databases", name, lines)
     }
 
+    /// A database on a host of this name, with further lines.
+    pub fn database_on(self, name: &str, host: &str, port: u16, lines: &[&str]) -> Self {
+        let place = [format!("host = {}", quote(host)), format!("port = {port}")];
+        self.section(&format!("databases.{}", quote(name)), &place).section_lines("databases", name, lines)
+    }
+
     /// A user with a secret (plain, or as PostgreSQL stores it), with further lines.
     pub fn user(self, name: &str, secret: &str, lines: &[&str]) -> Self {
         let secret = [format!("password = {}", quote(secret))];

@@ -110,6 +110,15 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), pem }
     }
 
+    /// A certificate that signs itself, as an authority's does; who trusts it trusts this very one.
+    pub fn self_signed(wanted: &Wanted) -> Identity {
+        let mut params = wanted.params();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = wanted.key();
+        let certificate = params.self_signed(&key).expect("a certificate");
+        Identity { certificate: certificate.pem(), key: key.serialize_pem() }
+    }
+
     pub fn issue(&self, wanted: &Wanted) -> Identity {
         let key = wanted.key();
         let certificate = wanted.params().signed_by(&key, &self.issuer).expect("a certificate");

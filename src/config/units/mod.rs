@@ -21,7 +21,7 @@ mod words;
 
 pub(in crate::config) use net::{Addresses, Hosts};
 pub(in crate::config) use time::{MillisLimit, Pause, Time, TimeLimit};
-pub(in crate::config) use tls::{Protocols, Suites};
+pub(in crate::config) use tls::{Protocols, Roots, Suites};
 pub(in crate::config) use words::{LogFormat, LogLevel, Word};
 
 /// A value as it stands in a file, before anybody knows what it means.

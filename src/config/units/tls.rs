@@ -1,7 +1,7 @@
 //! The values of TLS settings: versions, cipher suites.
 
 use super::{Scalar, Unit, quoted};
-use crate::config::tls::{self, Ciphers, Negotiation, SslMode, Versions};
+use crate::config::tls::{self, Authorities, Ciphers, Negotiation, SslMode, Versions};
 use crate::config::units::words::Words;
 
 impl Words for SslMode {
@@ -54,6 +54,30 @@ impl Unit for Protocols {
             Versions { v1_2: false, .. } => "tlsv1.3",
             Versions { v1_3: false, .. } => "tlsv1.2",
             _ => "secure",
+        }))
+    }
+}
+
+/// A file of authorities, or the word for those of the system.
+pub(in crate::config) struct Roots;
+
+impl Unit for Roots {
+    type Value = Option<Authorities>;
+    const KIND: &'static str = "file or `\"system\"`";
+
+    fn read(scalar: &Scalar) -> Result<Option<Authorities>, String> {
+        super::text(scalar).map(|text| match text {
+            "" => None,
+            "system" => Some(Authorities::System),
+            file => Some(Authorities::File(file.into())),
+        })
+    }
+
+    fn write(value: &Option<Authorities>) -> Option<String> {
+        Some(quoted(&match value {
+            None => String::new(),
+            Some(Authorities::System) => "system".to_owned(),
+            Some(Authorities::File(file)) => file.display().to_string(),
         }))
     }
 }

@@ -9,6 +9,7 @@ use x509_cert::der::{Decode, SliceReader, TagNumber};
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 use x509_cert::spki::AlgorithmIdentifierRef;
+use x509_cert::time::Time;
 
 /// Whom a certificate was made out to.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -23,6 +24,8 @@ pub struct Subject {
     pub emails: Vec<String>,
     /// The URIs among the alternative names, such as `spiffe://...`.
     pub uris: Vec<String>,
+    /// From when to when it is valid, in seconds of Unix time.
+    validity: (u64, u64),
     /// Whether it has alternative names that are hosts or addresses: a common name is no host name then.
     pub(super) names_hosts: bool,
 }
@@ -42,6 +45,10 @@ impl Subject {
                 .filter(|name| is_whole(name))
                 .map(str::to_owned),
             distinguished_name: name.to_string(),
+            validity: {
+                let validity = certificate.validity();
+                (seconds(validity.not_before), seconds(validity.not_after))
+            },
             ..Subject::default()
         };
         let names = certificate.get_extension::<SubjectAltName>().ok().flatten();
@@ -62,6 +69,11 @@ impl Subject {
         }
         subject.names_hosts |= !subject.dns_names.is_empty();
         Some(subject)
+    }
+
+    /// Whether the certificate is valid at this moment, in seconds of Unix time.
+    pub(super) fn is_valid_at(&self, now: u64) -> bool {
+        (self.validity.0..=self.validity.1).contains(&now)
     }
 }
 
@@ -111,6 +123,10 @@ fn pss_hash(parameters: &[u8]) -> Option<ObjectIdentifier> {
     let mut reader = SliceReader::new(parameters).ok()?;
     let hash = ContextSpecific::<AlgorithmIdentifierRef<'_>>::decode_explicit(&mut reader, TagNumber(0));
     Some(hash.ok()??.value.oid)
+}
+
+fn seconds(time: Time) -> u64 {
+    time.to_unix_duration().as_secs()
 }
 
 fn is_whole(name: &str) -> bool {

@@ -259,3 +259,155 @@ fn pending_or<T>(outcome: io::Result<T>) -> Poll<io::Result<T>> {
         outcome => Poll::Ready(outcome),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::tls::{ClientTls, ServerTls, SslMode};
+    use crate::net::Stream;
+    use crate::net::tls::connect::Outcome;
+    use crate::net::tls::current::Source;
+    use std::future::poll_fn;
+    use std::task::Waker;
+    use tokio::net::UnixStream;
+
+    /// Both ends of a connection after its handshake; the second is pgvalet's towards a client.
+    async fn pair() -> (Stream, Stream) {
+        let files = tempfile::tempdir().unwrap();
+        let rcgen::CertifiedKey { cert, signing_key } =
+            rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
+        let file = |name: &str, text: String| {
+            std::fs::write(files.path().join(name), text).unwrap();
+            Some(files.path().join(name))
+        };
+        let accepting = ClientTls {
+            sslmode: SslMode::Require,
+            cert_file: file("crt", cert.pem()),
+            key_file: file("key", signing_key.serialize_pem()),
+            ..ClientTls::default()
+        };
+        let offer = accepting.make().unwrap().unwrap();
+        let demand = ServerTls::default().make().unwrap().unwrap();
+        let (near, far) = UnixStream::pair().unwrap();
+        let (near, mut far) = (Socket::Unix(near), Socket::Unix(far));
+        let accepted = async {
+            let mut request = [0; 8];
+            assert_eq!(poll_fn(|cx| far.poll_read(cx, &mut request)).await.unwrap(), 8);
+            poll_fn(|cx| far.poll_write(cx, b"S")).await.unwrap();
+            offer.accept(far, Vec::new()).await.unwrap()
+        };
+        let name = demand.name("localhost").unwrap();
+        let (outcome, (accepted, _)) = tokio::join!(demand.secure(near, name), accepted);
+        let Outcome::Tls(connected) = outcome.unwrap() else { panic!("TLS was declined") };
+        (Stream::Tls(connected), Stream::Tls(Box::new(accepted)))
+    }
+
+    fn is_ready(stream: &Stream) -> bool {
+        stream.poll_read_ready(&mut Context::from_waker(Waker::noop())).is_ready()
+    }
+
+    /// Has the first end read what is no data (tickets) along with some.
+    async fn at_rest(near: &mut Stream, far: &mut Stream) {
+        far.write_all(b".").await.unwrap();
+        assert_eq!(near.read(&mut [0; 64]).await.unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn plaintext_that_rustls_holds_is_ready_though_the_socket_is_empty() {
+        let (mut near, mut far) = pair().await;
+        near.write_all(&[7; 1000]).await.unwrap();
+        let mut some = [0; 10];
+        assert_eq!(far.read(&mut some).await.unwrap(), 10);
+        let mut rest = Vec::new();
+        while is_ready(&far) {
+            let mut chunk = [0; 300];
+            match far.try_read(&mut chunk) {
+                Ok(count) => rest.extend_from_slice(&chunk[..count]),
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+            }
+        }
+        assert_eq!(rest, [7; 990]);
+    }
+
+    #[tokio::test]
+    async fn what_a_write_has_taken_is_with_the_kernel() {
+        let (mut near, mut far) = pair().await;
+        let sent: Vec<u8> = (0..4_000_000_u32).map(|n| n as u8).collect();
+        let (mut taken, mut received) = (0, Vec::new());
+        while received.len() < sent.len() {
+            // As much as goes at once; then exactly that much is there to read, without any help of the writer.
+            while taken < sent.len() {
+                let mut cx = Context::from_waker(Waker::noop());
+                match near.poll_write(&mut cx, &sent[taken..]) {
+                    Poll::Ready(count) => taken += count.unwrap(),
+                    Poll::Pending => break,
+                }
+            }
+            while received.len() < taken {
+                let mut chunk = [0; 10_000];
+                let count = far.read(&mut chunk).await.unwrap();
+                received.extend_from_slice(&chunk[..count]);
+            }
+            tokio::task::yield_now().await;
+        }
+        assert!(received == sent);
+    }
+
+    #[tokio::test]
+    async fn the_end_is_read_whether_it_was_announced_or_not() {
+        let (mut near, mut far) = pair().await;
+        at_rest(&mut near, &mut far).await;
+        drop(near);
+        assert_eq!(far.read(&mut [0; 10]).await.unwrap(), 0);
+        assert!(is_ready(&far));
+        assert_eq!(far.try_read(&mut [0; 10]).unwrap(), 0);
+
+        let (mut near, mut far) = pair().await;
+        at_rest(&mut near, &mut far).await;
+        let Stream::Tls(stream) = &mut near else { unreachable!("it is TLS") };
+        *stream.socket_mut() = Socket::Closed;
+        assert_eq!(far.read(&mut [0; 10]).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn bytes_that_are_no_tls_are_an_error() {
+        let (mut near, mut far) = pair().await;
+        let Stream::Tls(stream) = &mut near else { unreachable!("it is TLS") };
+        poll_fn(|cx| stream.socket_mut().poll_write(cx, b"Q\0\0\0\x0dSELECT 1\0")).await.unwrap();
+        assert_eq!(far.read(&mut [0; 10]).await.unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn a_stream_goes_on_with_another_runtime() {
+        let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let first = runtime();
+        let (mut near, mut far) = first.block_on(async {
+            let (mut near, mut far) = pair().await;
+            at_rest(&mut near, &mut far).await;
+            // Half of this is decrypted and unread when the stream moves.
+            near.write_all(b"before").await.unwrap();
+            assert_eq!(far.read(&mut [0; 3]).await.unwrap(), 3);
+            (near, far)
+        });
+        for stream in [&mut near, &mut far] {
+            stream.detach().unwrap();
+        }
+        drop(first);
+        std::thread::spawn(move || {
+            runtime().block_on(async {
+                near.attach().unwrap();
+                far.attach().unwrap();
+                near.write_all(b" and after").await.unwrap();
+                let mut read = Vec::new();
+                while read.len() < 13 {
+                    let mut chunk = [0; 64];
+                    let count = far.read(&mut chunk).await.unwrap();
+                    read.extend_from_slice(&chunk[..count]);
+                }
+                assert_eq!(read, b"ore and after");
+            });
+        })
+        .join()
+        .unwrap();
+    }
+}

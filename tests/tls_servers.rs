@@ -123,7 +123,23 @@ fn the_other_way_is_tried_where_pg_hba_conf_takes_just_one() {
     let before = cluster.log().matches("password authentication failed").count();
     refused(&valet, &Login::new("somebody", DATABASE), "28P01");
     let after = cluster.log().matches("password authentication failed").count();
-    assert_eq!(after - before, valet.count_log(&["cannot open a server"]));
+    assert_eq!(after - before, 1);
+}
+
+#[test]
+fn a_server_that_cannot_cope_with_the_question_is_asked_again_without() {
+    let error = support::backend::error_response("FATAL", "08P01", "what is that?");
+    for answer in [&error[..], b"", b"S", b"?"] {
+        let recorder = Recorder::that_first_answers(&shared().cluster, answer);
+        let connect = |mode: &str| {
+            let valet = in_front_of(&shared().cluster, mode, &[])
+                .database_on("odd", "127.0.0.1", recorder.port(), &["dbname = \"app\""])
+                .start();
+            version(&mut valet.login(&Role::Scram.login().database("odd")))
+        };
+        assert_eq!(connect("prefer"), "", "{answer:?}");
+        assert_eq!(connect("require"), "TLSv1.3");
+    }
 }
 
 #[test]

@@ -113,7 +113,12 @@ async fn enter(socket: Socket, host: &Host, port: u16, way: &Way) -> Result<(Str
     };
     let address = socket.peer().ok_or(ServerError::Closed)?;
     let name = demand.name(name)?;
-    match demand.secure(socket, name.clone()).await? {
+    let outcome = demand.secure(socket, name.clone()).await.map_err(|error| match demand.sslmode {
+        // Whatever went wrong, there is the way without.
+        SslMode::Allow | SslMode::Prefer => ServerError::Tls(error.to_string().into()),
+        _ => error.into(),
+    })?;
+    match outcome {
         Outcome::Tls(stream) => {
             Ok((Stream::Tls(stream), Route { address, tls: Some((demand.clone(), name)) }))
         }

@@ -32,11 +32,24 @@ struct Recorded {
 
 impl Recorder {
     pub fn in_front_of(cluster: &Cluster) -> Self {
+        Self::start(cluster, None)
+    }
+
+    /// Answers the first connection's first eight bytes itself, with this, and closes it.
+    pub fn that_first_answers(cluster: &Cluster, answer: &[u8]) -> Self {
+        Self::start(cluster, Some(answer.to_vec()))
+    }
+
+    fn start(cluster: &Cluster, mut first_answer: Option<Vec<u8>>) -> Self {
         let (listener, port) = listen();
         let shared = Arc::new(Recorded::default());
         let (recorded, behind) = (Arc::clone(&shared), cluster.port());
         std::thread::spawn(move || {
-            for client in listener.incoming().map_while(Result::ok) {
+            for mut client in listener.incoming().map_while(Result::ok) {
+                if let Some(answer) = first_answer.take() {
+                    let _ = client.read_exact(&mut [0; 8]).and_then(|()| client.write_all(&answer));
+                    continue;
+                }
                 let server = TcpStream::connect((Ipv4Addr::LOCALHOST, behind)).expect("the server listens");
                 let back = (server.try_clone().expect("a handle"), client.try_clone().expect("a handle"));
                 let (there, here) = (Arc::clone(&recorded), Arc::clone(&recorded));

@@ -16,6 +16,8 @@ const MOST_SENT: usize = 32 * 1024;
 const MOST_RECEIVED: usize = 64 * 1024;
 /// What the caller's room is exceeded by, because ciphertext is longer than its plaintext.
 const OVERHEAD: usize = 512;
+/// Reads of the socket in one turn that may bring nothing for the caller.
+const ROUNDS: u32 = 8;
 /// Decrypted bytes beyond which rustls takes no more ciphertext.
 const MOST_BUFFERED: usize = 16 * 1024;
 
@@ -113,7 +115,7 @@ impl TlsStream {
         if into.is_empty() {
             return Ok(0);
         }
-        loop {
+        for _ in 0..ROUNDS {
             match self.session.reader().read(into) {
                 Ok(count) => {
                     self.readable = self.readable.saturating_sub(count);
@@ -133,6 +135,11 @@ impl TlsStream {
                 self.feed(&backlog)?;
             }
         }
+        // A peer that sends records with nothing in them gets no more of the worker's time than others.
+        if let Patience::Wake(cx) = patience {
+            cx.waker().wake_by_ref();
+        }
+        Err(io::ErrorKind::WouldBlock.into())
     }
 
     /// Reads ciphertext for a caller with room for `wanted` bytes.

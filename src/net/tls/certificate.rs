@@ -118,7 +118,8 @@ const RSA_PSS: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1
 /// id-sha1
 const SHA_1: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.14.3.2.26");
 
-/// What stands in RSASSA-PSS-params ::= SEQUENCE { hashAlgorithm [0] AlgorithmIdentifier OPTIONAL, ... } (RFC 4055).
+/// The hash that stands in `RSASSA-PSS-params ::= SEQUENCE { hashAlgorithm [0] AlgorithmIdentifier OPTIONAL, ... }`
+/// (RFC 4055).
 fn pss_hash(parameters: &[u8]) -> Option<ObjectIdentifier> {
     let mut reader = SliceReader::new(parameters).ok()?;
     let hash = ContextSpecific::<AlgorithmIdentifierRef<'_>>::decode_explicit(&mut reader, TagNumber(0));
@@ -131,4 +132,50 @@ fn seconds(time: Time) -> u64 {
 
 fn is_whole(name: &str) -> bool {
     !name.is_empty() && !name.contains('\0')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, SanType};
+
+    fn certificate(algorithm: &'static rcgen::SignatureAlgorithm, names: Vec<SanType>) -> Vec<u8> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::OrganizationName, "Example");
+        params.distinguished_name.push(DnType::CommonName, "app");
+        params.subject_alt_names = names;
+        params.self_signed(&KeyPair::generate_for(algorithm).unwrap()).unwrap().der().to_vec()
+    }
+
+    #[test]
+    fn names_are_read() {
+        let names = vec![
+            SanType::DnsName("db.example.com".try_into().unwrap()),
+            SanType::Rfc822Name("app@example.com".try_into().unwrap()),
+            SanType::URI("spiffe://example/app".try_into().unwrap()),
+        ];
+        let subject = Subject::of(&certificate(&rcgen::PKCS_ECDSA_P256_SHA256, names)).unwrap();
+        assert_eq!(subject.common_name.as_deref(), Some("app"));
+        assert_eq!(subject.distinguished_name, "CN=app,O=Example");
+        assert_eq!(subject.dns_names, ["db.example.com"]);
+        assert_eq!(subject.emails, ["app@example.com"]);
+        assert_eq!(subject.uris, ["spiffe://example/app"]);
+        assert!(subject.names_hosts && subject.is_valid_at(1_700_000_000) && !subject.is_valid_at(0));
+        assert_eq!(Subject::of(b"no certificate"), None);
+    }
+
+    /// RFC 5929, section 4.1.
+    #[test]
+    fn the_end_point_is_hashed_as_its_certificate_was() {
+        let p256 = certificate(&rcgen::PKCS_ECDSA_P256_SHA256, Vec::new());
+        assert_eq!(end_point(&p256), Some(Sha256::digest(&p256).to_vec()));
+        let p384 = certificate(&rcgen::PKCS_ECDSA_P384_SHA384, Vec::new());
+        assert_eq!(end_point(&p384), Some(Sha384::digest(&p384).to_vec()));
+        assert_eq!(end_point(&certificate(&rcgen::PKCS_ED25519, Vec::new())), None);
+        // RSASSA-PSS with SHA-512: [0] { SEQUENCE { 2.16.840.1.101.3.4.2.3 } }
+        let parameters = [0xa0, 13, 0x30, 11, 6, 9, 0x60, 0x86, 0x48, 1, 0x65, 3, 4, 2, 3];
+        assert_eq!(pss_hash(&parameters).unwrap().to_string(), "2.16.840.1.101.3.4.2.3");
+        assert_eq!(pss_hash(&[]), None);
+    }
 }

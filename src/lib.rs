@@ -14,7 +14,7 @@
 //!
 //! - [`runtime`]: the process: workers, listeners, signals, reload, shutdown.
 //! - [`admin`]: the admin console. [`client`]: logins, sessions, the relay.
-//! - [`routing`]: from database and user to a pool.
+//! - [`routing`]: from database and user to a pool. [`directory`]: users that `auth_query` finds.
 //! - [`pool`]: who has which server, who waits for one.
 //! - [`server`]: one connection to PostgreSQL.
 //! - [`auth`]: passwords. [`session`]: what belongs to a client between leases. [`net`]: sockets and buffers.
@@ -29,6 +29,7 @@ pub mod auth;
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod directory;
 pub mod error;
 pub mod metrics;
 pub mod net;

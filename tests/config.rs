@@ -10,6 +10,8 @@ use pgvalet::config::{
     self, AuthType, Config, Host, PoolMode, Problem, Problems, Reset, Secret, resolve, settings,
 };
 
+#[path = "config/access.rs"]
+mod access;
 #[path = "config/cli.rs"]
 mod cli;
 #[path = "config/pgbouncer.rs"]
@@ -110,7 +112,7 @@ fn every_kind_of_value_is_checked() {
         ("client_tls_protocols = \"tlsv1.1\"", "not safe"),
         ("client_tls_ciphers = \"HIGH:!aNULL\"", "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384"),
         ("client_tls13_ciphers = \"RC4\"", "TLS_AES_256_GCM_SHA384"),
-        ("auth_type = \"hba\"", "not supported yet"),
+        ("auth_type = \"ldap\"", "not supported yet"),
         ("auth_type = \"kerberos\"", "not known"),
         ("admin_users = [1]", "not text"),
         ("reset = true", "\"auto\", \"always\", \"never\""),
@@ -241,10 +243,10 @@ fn an_unknown_section_is_told() {
 #[test]
 fn pgbouncers_settings_in_toml_are_known_to_be_missing() {
     assert_problem(
-        toml(&format!("auth_query = \"x\"{REST}")),
+        toml(&format!("pidfile = \"x\"{REST}")),
         1,
-        "auth_query",
-        "pgbouncer has it, but not supported yet",
+        "pidfile",
+        "pgbouncer has it, but has no meaning here",
     );
     assert_problem(
         toml(&format!("server_reset_query_always = 1{REST}")),
@@ -526,6 +528,9 @@ fn tls_with_servers_needs_what_its_mode_asks_for() {
 #[test]
 fn the_example_loads_without_warnings() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/pgvalet.toml");
+    let files = Files::new();
+    // As the example says itself, only its owner should be able to read it.
+    let path = files.write("pgvalet.toml", &fs::read_to_string(path).unwrap());
     let config = config::load(&path).unwrap();
     assert_eq!(config.warnings, Vec::<String>::new());
     let app = config.database("app").unwrap();

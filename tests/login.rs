@@ -174,6 +174,76 @@ fn an_unknown_user_cannot_be_told_from_a_wrong_password() {
 }
 
 #[test]
+fn unknown_users_look_like_the_known_ones_whatever_their_secrets_are() {
+    for (secret, auth_type, request, iterations) in [
+        (scram::verifier(PASSWORD, SALT, 4096), "md5", 10, Some("4096")),
+        (scram::verifier(PASSWORD, SALT, 7000), "md5", 10, Some("7000")),
+        (scram::verifier(PASSWORD, SALT, 7000), "scram-sha-256", 10, Some("7000")),
+        (scram::md5_secret("known", PASSWORD), "md5", 5, None),
+        (PASSWORD.to_owned(), "md5", 5, None),
+        (PASSWORD.to_owned(), "scram-sha-256", 10, Some("5000")),
+    ] {
+        let valet =
+            for_anybody(auth_type).setting("scram_iterations = 5000").user("known", &secret, &[]).start();
+        let known = shown(&valet, "known");
+        assert_eq!(known.iterations.as_deref(), iterations, "{auth_type} {secret}");
+        for user in ["nobody", "somebody", "anybody"] {
+            let other = shown(&valet, user);
+            assert_eq!(Shown { salt: known.salt.clone(), ..other }, known, "{auth_type} {secret}");
+        }
+        let mut client = Client::connect(&valet.tcp()).expect("pgvalet listens");
+        client.send(&frontend::startup(&[("user", "nobody"), ("database", DATABASE)]));
+        assert_eq!(client.recv().body[..4], u32::to_be_bytes(request), "{auth_type} {secret}");
+    }
+}
+
+#[test]
+fn keys_of_plain_passwords_are_there_before_the_first_login() {
+    let builder = (0..20).fold(for_anybody("scram-sha-256"), |builder, number| {
+        builder.user(&format!("user{number}"), PASSWORD, &[])
+    });
+    let valet = builder.setting("log_level = \"debug\"").start();
+    valet.wait_log(&["keys derived ahead of logins", "users=20"]);
+    valet.write_config(&valet.config().replace("[users.\"user7\"]", "[users.\"new\"]"));
+    valet.sighup();
+    eventually("the keys of a new configuration", || {
+        (valet.count_log(&["keys derived ahead of logins"]) == 2).then_some(())
+    });
+    valet.login(&who("new", PASSWORD));
+}
+
+#[test]
+fn passwords_in_the_clear_are_taken_over_the_unix_socket_and_not_over_the_network() {
+    let valet = for_anybody("plain")
+        .user("plain", PASSWORD, &[])
+        .user("hashed", &scram::md5_secret("hashed", PASSWORD), &[])
+        .user("verifier", &scram::verifier(PASSWORD, SALT, 4096), &[])
+        .start();
+    for user in ["plain", "hashed", "verifier"] {
+        let client = Client::login(&valet.unix(), &who(user, PASSWORD)).expect("the right password");
+        assert_eq!(first_request(&client), 3, "{user}");
+        assert_eq!(
+            refused(&valet.unix(), &who(user, "wrong")).sqlstate().as_deref(),
+            Some("28P01"),
+            "{user}"
+        );
+        let error = refused(&valet.tcp(), &who(user, PASSWORD));
+        assert_eq!(error.sqlstate().as_deref(), Some("28000"), "{error:?}");
+    }
+    assert_eq!(refused(&valet.unix(), &who("nobody", "wrong")).sqlstate().as_deref(), Some("28P01"));
+    let empty = refused(&valet.unix(), &who("plain", ""));
+    assert_eq!(empty.field(b'M').as_deref(), Some("empty password returned by client"));
+}
+
+#[test]
+fn any_takes_every_name_and_reject_none() {
+    let valet = for_anybody("any").start();
+    assert_eq!(valet.login(&Login::new("whoever", DATABASE)).value("SELECT current_user"), "app_trust");
+    let valet = for_anybody("reject").user("known", PASSWORD, &[]).start();
+    assert_eq!(refused(&valet.tcp(), &who("known", PASSWORD)).sqlstate().as_deref(), Some("28000"));
+}
+
+#[test]
 fn an_unknown_user_learns_nothing_of_databases() {
     let valet = for_anybody("scram-sha-256").user("known", PASSWORD, &[]).start();
     let login = |user: &str, password: &str| Login::new(user, "no such database").password(password);
@@ -230,7 +300,7 @@ fn a_password_that_cannot_be_made_from_what_is_configured_is_said_so() {
         .user("app_md5", &verifier, &[])
         .start();
     for (client, database, user, reason) in [
-        ("app_scram", DATABASE, "app_scram", "only a hash of it is configured"),
+        ("app_scram", DATABASE, "app_scram", "another SCRAM verifier of this user than pgvalet"),
         ("app_md5", DATABASE, "app_md5", "a SCRAM verifier cannot answer an md5 request"),
         ("app_scram", "hash", "app_plain", "only a hash of it is configured"),
         ("app_scram", "nothing", "app_plain", "set `password` of the database, or of the user"),

@@ -13,6 +13,7 @@ use lru::LruCache;
 use sha2::{Digest, Sha256};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
+use super::learnt::Learnt;
 use super::saslprep;
 use crate::config::secret::{Password, ScramVerifier};
 
@@ -71,6 +72,8 @@ impl fmt::Debug for ClientKeys {
 /// not kept, only their hashes.
 pub struct KeyCache {
     entries: Mutex<LruCache<CacheKey, ClientKeys>>,
+    /// Keys of passwords that nobody here knows.
+    pub learnt: Learnt,
 }
 
 #[derive(PartialEq, Eq, Hash)]
@@ -83,7 +86,7 @@ struct CacheKey {
 impl KeyCache {
     /// An empty cache of at most `capacity` entries.
     pub fn new(capacity: NonZeroUsize) -> KeyCache {
-        KeyCache { entries: Mutex::new(LruCache::new(capacity)) }
+        KeyCache { entries: Mutex::new(LruCache::new(capacity)), learnt: Learnt::default() }
     }
 
     /// The keys, if they were derived before. Fast: for workers.

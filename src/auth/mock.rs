@@ -7,6 +7,7 @@
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::keys::hmac;
+use crate::config::SecretKinds;
 use crate::config::secret::Md5Digest;
 
 /// Length of the salts that PostgreSQL makes; a mock must not differ.
@@ -40,6 +41,45 @@ impl MockSecret {
     }
 }
 
+/// What is asked of somebody unknown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Looks {
+    /// An MD5 challenge.
+    Md5,
+    /// SCRAM with this iteration count.
+    Scram(u32),
+}
+
+impl MockSecret {
+    /// How `user`, who is unknown, looks in a SCRAM exchange or, with `md5_too`, in one by the method md5: like one of
+    /// the users that are known, always the same one. `iterations` are those of users whose secret is plain.
+    ///
+    /// PostgreSQL makes all unknown users look like its default kind of secret, which gives them away where users have
+    /// another.
+    pub fn looks(&self, user: &str, kinds: &SecretKinds, iterations: u32, md5_too: bool) -> Looks {
+        let (md5, plain) = if md5_too { (kinds.md5 + kinds.plain, 0) } else { (0, kinds.plain) };
+        let total = md5 + plain + kinds.scram.values().sum::<usize>();
+        let drawn = hmac(&self.0, &[b"looks:", user.as_bytes()]);
+        let drawn = drawn.iter().take(8).fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
+        let mut drawn = (drawn % total.max(1) as u64) as usize;
+        if drawn < md5 {
+            return Looks::Md5;
+        }
+        drawn -= md5;
+        if drawn < plain || total == 0 {
+            return Looks::Scram(iterations);
+        }
+        drawn -= plain;
+        for (iterations, count) in &kinds.scram {
+            if drawn < *count {
+                return Looks::Scram(*iterations);
+            }
+            drawn -= count;
+        }
+        Looks::Scram(iterations)
+    }
+}
+
 impl std::fmt::Debug for MockSecret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("MockSecret(<redacted>)")
@@ -49,6 +89,23 @@ impl std::fmt::Debug for MockSecret {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn unknown_users_look_like_the_known_ones_in_their_proportion() {
+        let secret = MockSecret::new([7; 32]);
+        let kinds = SecretKinds { plain: 2, md5: 3, scram: [(4096, 4), (9999, 1)].into() };
+        let count = |md5_too: bool, looks: Looks| {
+            let user = |number: &u32| secret.looks(&number.to_string(), &kinds, 5000, md5_too) == looks;
+            (0..10_000_u32).filter(user).count()
+        };
+        let near = |count: usize, share: f64| (count as f64 / 10_000.0 - share).abs() < 0.02;
+        assert!(near(count(true, Looks::Md5), 0.5));
+        assert!(near(count(true, Looks::Scram(4096)), 0.4));
+        assert!(near(count(true, Looks::Scram(9999)), 0.1));
+        assert!(near(count(false, Looks::Scram(5000)), 2.0 / 7.0));
+        assert!(near(count(false, Looks::Scram(4096)), 4.0 / 7.0));
+        assert_eq!(secret.looks("x", &SecretKinds::default(), 5000, true), Looks::Scram(5000));
+    }
 
     #[test]
     fn a_salt_is_the_same_for_a_user_and_differs_between_users_and_secrets() {

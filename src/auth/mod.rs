@@ -11,13 +11,16 @@
 
 use std::borrow::Cow;
 
+pub mod hba;
 pub mod keys;
+pub mod learnt;
 pub mod md5;
 pub mod mock;
 pub mod saslprep;
 pub mod scram;
 pub mod scram_client;
 pub mod scram_server;
+pub mod transport;
 
 /// Why a login did not succeed. It does not say which side is to blame: whoever holds the exchange knows its peer.
 ///

@@ -1,186 +1,376 @@
 //! A client proves who it is.
 //!
-//! An unknown user goes through the same exchange as a known one with a wrong password, and gets the same answer.
+//! Owns the choice of a method, from `auth_type` or from the rules of `auth_hba_file`, and the methods that need no
+//! exchange. The exchanges themselves are in `exchanges`. An unknown user goes through the same exchange as a known one with a
+//! wrong password, and gets the same answer.
 
-use crate::auth::keys::ClientKeys;
-use crate::auth::scram::{Nonce, SCRAM_SHA_256, SCRAM_SHA_256_PLUS};
-use crate::auth::scram_server::{Credentials, ServerBinding, ServerStart};
-use crate::auth::{AuthError, md5};
+use crate::auth::hba::{self, Facts, Groups, Outcome, Request, Wanted};
+use crate::auth::learnt::Place;
+use crate::auth::transport::{Certificate, Transport};
 use crate::client::context::Context;
+use crate::client::exchanges::{self, wrong_password};
 use crate::client::login::{Connection, Refusal};
-use crate::config::secret::Password;
-use crate::config::{AuthType, Secret, User};
+use crate::client::surroundings;
+use crate::config::hba::{CertificateName, ClientCertificate, Hba, Method};
+use crate::config::{AuthType, Config, Secret};
+use crate::directory::{Found, LookupError, Source};
 use crate::error::{Error, Kind};
-use crate::protocol::backend;
-use bytes::BytesMut;
+use crate::protocol::startup::Replication;
+use crate::routing;
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// Checks the client against what the configuration says of `name`.
+/// Who wants to log in, and where to.
+#[derive(Debug)]
+pub(super) struct Applicant<'a> {
+    /// The name that the client gave itself.
+    pub(super) user: &'a str,
+    /// The database that it wants.
+    pub(super) database: &'a str,
+    /// Whether it asks for replication.
+    pub(super) replication: Option<Replication>,
+    /// How it came here.
+    pub(super) transport: Transport,
+}
+
+/// What a client has to go through.
+struct Demand {
+    method: Method,
+    client_certificate: ClientCertificate,
+    facts: Facts,
+}
+
+/// Checks the client.
 pub(super) async fn authenticate(
     context: &Rc<Context>,
     connection: &mut Connection,
-    name: &str,
-    user: Option<&Arc<User>>,
+    applicant: &Applicant<'_>,
 ) -> Result<(), Refusal> {
     let config = context.config();
-    let secret = user.and_then(|user| user.secret.as_ref());
-    match (config.general.auth_type, secret) {
-        (AuthType::Trust, _) if user.is_some() => Ok(()),
-        (AuthType::Trust, _) => Err(Refusal::Error(wrong_password(name))),
-        (AuthType::Md5, Some(Secret::Scram(_))) | (AuthType::ScramSha256, _) => {
-            let iterations = config.general.scram_iterations;
-            let credentials = credentials(context, name, secret, iterations).await?;
-            scram(connection, name, credentials).await
+    let fixed =
+        |method| Demand { method, client_certificate: ClientCertificate::NotAsked, facts: Facts::default() };
+    let demand = match config.general.auth_type {
+        AuthType::ScramSha256 => fixed(Method::ScramSha256),
+        AuthType::Md5 => fixed(Method::Md5),
+        AuthType::Password if !applicant.transport.is_private() => return Err(in_the_clear().into()),
+        AuthType::Password => fixed(Method::Password),
+        AuthType::Peer if applicant.transport != Transport::Unix => return Err(not_local().into()),
+        AuthType::Peer => fixed(Method::Peer { map: None }),
+        AuthType::Certificate => fixed(Method::Certificate { map: None, name: CertificateName::Cn }),
+        AuthType::Trust => fixed(Method::Trust),
+        AuthType::Any => return Ok(()),
+        AuthType::Reject => {
+            let text = format!("connection rejected for user \"{}\"", applicant.user);
+            return Err(Error::new(Kind::InvalidAuthorization, text).hint("auth_type is \"reject\".").into());
         }
-        (AuthType::Md5, secret) => {
-            let mock = Secret::Md5(context.process.mock.md5(name));
-            check_md5(connection, name, secret.unwrap_or(&mock)).await
-        }
-    }
+        AuthType::Hba => by_rules(context, &config, applicant).await?,
+    };
+    meet(context, connection, &config, applicant, demand).await
 }
 
-/// What SCRAM checks against: the stored verifier, or the one that the plain password gives.
-async fn credentials(
+/// What the first rule that matches demands.
+async fn by_rules(
     context: &Rc<Context>,
-    name: &str,
-    secret: Option<&Secret>,
-    iterations: u32,
-) -> Result<Credentials, Refusal> {
-    let salt = context.process.mock.salt(name);
-    match secret {
-        Some(Secret::Scram(verifier)) => Ok(Credentials::Verifier(verifier.clone())),
-        Some(Secret::Plain(password)) => {
-            let keys = derive(context, password, salt, iterations).await?;
-            Ok(Credentials::Verifier(keys.verifier(&salt, iterations)))
+    config: &Config,
+    applicant: &Applicant<'_>,
+) -> Result<Demand, Refusal> {
+    // Without rules nothing matches.
+    let none = Hba::default();
+    let rules = config.hba.as_deref().unwrap_or(&none);
+    let request = Request {
+        transport: &applicant.transport,
+        database: match applicant.replication {
+            Some(Replication::Physical) => Wanted::PhysicalReplication,
+            Some(Replication::Logical) | None => Wanted::Database(applicant.database),
+        },
+        user: applicant.user,
+    };
+    let mut facts = Facts::default();
+    loop {
+        match hba::decide(rules, &request, &facts) {
+            Outcome::Rule(rule) => {
+                tracing::debug!(
+                    user = applicant.user,
+                    database = applicant.database,
+                    rule = rule.place,
+                    "rule found"
+                );
+                let (method, client_certificate) = (rule.method.clone(), rule.client_certificate);
+                return Ok(Demand { method, client_certificate, facts });
+            }
+            Outcome::NoRule => return Err(turned_away(NO_ENTRY, applicant).into()),
+            Outcome::WantsAddresses(name) => {
+                let addresses = context.process.host_names.addresses(name).await;
+                facts.addresses.insert(name.to_owned(), addresses);
+            }
+            Outcome::WantsGroups => facts.groups = groups(context, applicant).await?,
+            Outcome::WantsInterfaces => {
+                let interfaces = surroundings::interfaces().unwrap_or_else(|error| {
+                    tracing::warn!(%error, "this machine's addresses are unknown: samehost and samenet match nobody");
+                    Vec::new()
+                });
+                facts.interfaces = Some(interfaces);
+            }
         }
-        Some(Secret::Md5(_)) | None => Ok(Credentials::Mock { salt, iterations }),
     }
 }
 
-/// Derives the keys of a password: from the cache, or on a thread that may block.
-async fn derive(
-    context: &Rc<Context>,
-    password: &Password,
-    salt: [u8; 16],
-    iterations: u32,
-) -> Result<ClientKeys, Refusal> {
-    let keys = context.process.keys.clone();
-    if let Some(known) = keys.get(password, &salt, iterations) {
-        return Ok(known);
-    }
-    let password = password.clone();
-    tokio::task::spawn_blocking(move || keys.get_or_derive(&password, &salt, iterations)).await.map_err(
-        |_| Refusal::Error(Error::new(Kind::Internal, "the derivation of SCRAM keys was interrupted")),
-    )
-}
+/// PostgreSQL's words for a client without a rule: those for a database, those for physical replication.
+const NO_ENTRY: [&str; 2] =
+    ["no pg_hba.conf entry for", "no pg_hba.conf entry for replication connection from"];
+/// The same for one whose rule rejects it.
+const REJECTED: [&str; 2] =
+    ["pg_hba.conf rejects connection for", "pg_hba.conf rejects replication connection for"];
 
-async fn scram(connection: &mut Connection, name: &str, credentials: Credentials) -> Result<(), Refusal> {
-    let mut out = BytesMut::new();
-    let end_point = connection.shown.as_ref().and_then(|shown| shown.end_point.clone());
-    let offered = match end_point {
-        Some(_) => [SCRAM_SHA_256_PLUS, "\0", SCRAM_SHA_256, "\0\0"].concat(),
-        None => [SCRAM_SHA_256, "\0\0"].concat(),
-    };
-    backend::authentication(&mut out, 10, offered.as_bytes());
-    connection.write(&out).await?;
-
-    let initial = connection.password_message("SASL").await?;
-    let (mechanism, first) = sasl_initial(&initial)?;
-    let binding = match (mechanism, end_point) {
-        (Mechanism::Plain, None) => ServerBinding::NotOffered,
-        (Mechanism::Plain, Some(_)) => ServerBinding::Declined,
-        (Mechanism::Plus, Some(hash)) => ServerBinding::Selected(hash),
-        (Mechanism::Plus, None) => return Err(invalid_mechanism()),
-    };
-    let first = match first {
-        Some(first) => first.to_vec(),
-        None => {
-            out.clear();
-            backend::authentication(&mut out, 11, &[]);
-            connection.write(&out).await?;
-            connection.password_message("SASL").await?.to_vec()
-        }
-    };
-    let nonce = Nonce::new(random()?);
-    let start = ServerStart::new(credentials, nonce, binding);
-    let (challenged, server_first) = start.client_first(&first).map_err(|error| refusal(&error, name))?;
-    out.clear();
-    backend::authentication(&mut out, 11, &server_first);
-    connection.write(&out).await?;
-
-    let last = connection.password_message("SASL").await?;
-    let accepted = challenged.client_final(&last).map_err(|error| refusal(&error, name))?;
-    out.clear();
-    backend::authentication(&mut out, 12, &accepted.server_final);
-    // Goes out together with what follows.
-    connection.hold(&out);
-    Ok(())
-}
-
-/// What a client selects.
-enum Mechanism {
-    /// SCRAM-SHA-256.
-    Plain,
-    /// SCRAM-SHA-256-PLUS.
-    Plus,
-}
-
-fn invalid_mechanism() -> Refusal {
-    let text = "client selected an invalid SASL authentication mechanism";
-    Refusal::Error(Error::new(Kind::ProtocolViolation, text))
-}
-
-/// Reads a SASLInitialResponse: the mechanism, and the client's first message, `None` if it sent none along.
-fn sasl_initial(body: &[u8]) -> Result<(Mechanism, Option<&[u8]>), Refusal> {
-    let malformed = || Refusal::Error(Error::new(Kind::ProtocolViolation, "invalid SASL initial response"));
-    let (mechanism, rest) = crate::protocol::frame::cstr(body).ok_or_else(malformed)?;
-    let mechanism = if mechanism == SCRAM_SHA_256.as_bytes() {
-        Mechanism::Plain
-    } else if mechanism == SCRAM_SHA_256_PLUS.as_bytes() {
-        Mechanism::Plus
+fn turned_away([database, replication]: [&str; 2], applicant: &Applicant<'_>) -> Error {
+    let (host, user) = (&applicant.transport, applicant.user);
+    let encryption = host.encryption();
+    let text = if applicant.replication == Some(Replication::Physical) {
+        format!("{replication} host \"{host}\", user \"{user}\", {encryption}")
     } else {
-        return Err(invalid_mechanism());
+        let name = applicant.database;
+        format!("{database} host \"{host}\", user \"{user}\", database \"{name}\", {encryption}")
     };
-    let (&length, data) = rest.split_first_chunk::<4>().ok_or_else(malformed)?;
-    match i32::from_be_bytes(length) {
-        -1 if data.is_empty() => Ok((mechanism, None)),
-        length if usize::try_from(length) == Ok(data.len()) => Ok((mechanism, Some(data))),
-        _ => Err(malformed()),
+    Error::new(Kind::InvalidAuthorization, text)
+}
+
+/// Goes through what is demanded.
+async fn meet(
+    context: &Rc<Context>,
+    connection: &mut Connection,
+    config: &Config,
+    applicant: &Applicant<'_>,
+    mut demand: Demand,
+) -> Result<(), Refusal> {
+    check_certificate(demand.client_certificate, applicant)?;
+    let name = applicant.user;
+    match &demand.method {
+        Method::Trust => match known(context, applicant).await?.is_somebody {
+            true => Ok(()),
+            false => Err(wrong_password(name).into()),
+        },
+        Method::Reject => Err(turned_away(REJECTED, applicant).into()),
+        Method::ScramSha256 | Method::Md5 | Method::Password => {
+            let known = known(context, applicant).await?;
+            let secret = known.secret.as_ref();
+            let outcome = match &demand.method {
+                Method::Password => exchanges::password(context, connection, name, secret).await,
+                Method::Md5 => exchanges::md5_or_scram(context, connection, name, secret).await,
+                _ => exchanges::scram(context, connection, name, secret).await,
+            };
+            match (&outcome, &known.source) {
+                (Err(Refusal::Error(_)), Some(source)) => context.process.directory.doubt(source, name),
+                (Ok(()), Some(_)) => learn(context, config, applicant, secret),
+                _ => {}
+            }
+            outcome
+        }
+        Method::Peer { map } => {
+            let failed = || format!("Peer authentication failed for user \"{name}\"");
+            let uid = connection.peer_uid();
+            let system = match uid {
+                Some(uid) => surroundings::os_user(uid).await,
+                None => None,
+            };
+            let Some(system) = system else {
+                tracing::warn!(uid, "this operating system's user has no name, so peer authentication fails");
+                return Err(Error::new(Kind::InvalidAuthorization, failed()).into());
+            };
+            let map = map.clone();
+            vouched(context, config, applicant, &mut demand.facts, map.as_deref(), &system, failed).await
+        }
+        Method::Certificate { map, name: which } => {
+            let failed = || format!("certificate authentication failed for user \"{name}\"");
+            let certificate = certificate(applicant)?;
+            let Some(system) = named(certificate, *which) else {
+                tracing::warn!("a client's certificate has no common name, so it is nobody's");
+                return Err(Error::new(Kind::InvalidAuthorization, failed()).into());
+            };
+            let map = map.clone();
+            vouched(context, config, applicant, &mut demand.facts, map.as_deref(), system, failed).await
+        }
     }
 }
 
-async fn check_md5(connection: &mut Connection, name: &str, secret: &Secret) -> Result<(), Refusal> {
-    let salt: [u8; 4] = random()?;
-    let mut out = BytesMut::new();
-    backend::authentication(&mut out, 5, &salt);
-    connection.write(&out).await?;
-    let answer = connection.password_message("password").await?;
-    let answer = answer.strip_suffix(&[0]).unwrap_or(&answer);
-    md5::verify(secret, name, salt, answer).map_err(|error| refusal(&error, name))
+/// Keeps the secret of a user that is in no file: it logs in to servers in the user's name.
+fn learn(context: &Context, config: &Config, applicant: &Applicant<'_>, secret: Option<&Secret>) {
+    let (Some(database), Some(secret @ (Secret::Plain(_) | Secret::Md5(_)))) =
+        (config.database(applicant.database), secret)
+    else {
+        return;
+    };
+    let user = applicant.user.to_owned();
+    let place = Place { hosts: database.hosts.clone(), port: database.port, user };
+    if context.process.keys.learnt.keep_secret(place, secret) {
+        context.shards.registry.retry_connects(applicant.user);
+    }
 }
 
-fn random<const N: usize>() -> Result<[u8; N], Refusal> {
-    let mut bytes = [0; N];
-    getrandom::fill(&mut bytes)
-        .map_err(|error| Refusal::Error(Error::new(Kind::Internal, format!("no randomness: {error}"))))?;
-    Ok(bytes)
+/// Whether the name `system`, which is proven, may be the user.
+async fn vouched(
+    context: &Rc<Context>,
+    config: &Config,
+    applicant: &Applicant<'_>,
+    facts: &mut Facts,
+    map: Option<&str>,
+    system: &str,
+    failed: impl Fn() -> String,
+) -> Result<(), Refusal> {
+    let none = Hba::default();
+    let rules = config.hba.as_deref().unwrap_or(&none);
+    loop {
+        match hba::is_mapped(rules, map, system, applicant.user, &facts.groups) {
+            Ok(true) => return Ok(()),
+            Err(Outcome::WantsGroups) if facts.groups == Groups::NotAsked => {
+                facts.groups = groups(context, applicant).await?;
+            }
+            Ok(false) | Err(_) => {
+                tracing::warn!(map, system, user = applicant.user, "this name may not be this user");
+                return Err(Error::new(Kind::InvalidAuthorization, failed()).into());
+            }
+        }
+    }
 }
 
-fn refusal(error: &AuthError, name: &str) -> Refusal {
-    Refusal::Error(match error {
-        AuthError::Protocol { .. } => with_detail(Kind::ProtocolViolation, error),
-        AuthError::Unsupported(text) => Error::new(Kind::Unsupported, *text),
-        AuthError::ChannelBinding { .. } => with_detail(Kind::InvalidAuthorization, error),
-        _ => wrong_password(name),
+/// What a rule asks of the certificate besides its method.
+fn check_certificate(demanded: ClientCertificate, applicant: &Applicant<'_>) -> Result<(), Error> {
+    let which = match demanded {
+        ClientCertificate::NotAsked => return Ok(()),
+        ClientCertificate::VerifyCa => return certificate(applicant).map(drop),
+        ClientCertificate::VerifyFull(which) => which,
+    };
+    if named(certificate(applicant)?, which) == Some(applicant.user) {
+        return Ok(());
+    }
+    let text = format!("certificate authentication failed for user \"{}\"", applicant.user);
+    Err(Error::new(Kind::InvalidAuthorization, text))
+}
+
+fn certificate<'a>(applicant: &'a Applicant<'_>) -> Result<&'a Certificate, Error> {
+    let shown = applicant.transport.tls().and_then(|tls| tls.certificate.as_ref());
+    shown.ok_or_else(|| {
+        Error::new(Kind::InvalidAuthorization, "connection requires a valid client certificate")
     })
 }
 
-fn with_detail(kind: Kind, error: &AuthError) -> Error {
-    Error { detail: error.detail().map(Box::from), ..Error::new(kind, error.message()) }
+fn named(certificate: &Certificate, which: CertificateName) -> Option<&str> {
+    match which {
+        CertificateName::Cn => certificate.common_name.as_deref(),
+        CertificateName::Dn => Some(&certificate.distinguished_name),
+    }
 }
 
-/// What a wrong password and an unknown user get alike.
-fn wrong_password(name: &str) -> Error {
-    Error::new(Kind::InvalidPassword, format!("password authentication failed for user \"{name}\""))
+/// What is known of a user.
+struct Known {
+    secret: Option<Secret>,
+    /// Where it was looked up, if it was.
+    source: Option<Arc<Source>>,
+    is_somebody: bool,
+}
+
+/// What the configuration knows of the user, else what `auth_query` finds.
+async fn known(context: &Rc<Context>, applicant: &Applicant<'_>) -> Result<Known, Refusal> {
+    let config = context.config();
+    let user = config.user(applicant.user);
+    let secret = user.as_ref().and_then(|user| user.secret.clone());
+    let known = Known { secret, source: None, is_somebody: user.is_some() };
+    if known.secret.is_some() {
+        return Ok(known);
+    }
+    let Some(source) = routing::user_source(&config, applicant.database) else { return Ok(known) };
+    match look_up(context, &source, applicant).await? {
+        Some(found) => Ok(Known { secret: found.secret.clone(), source: Some(source), is_somebody: true }),
+        None => Ok(Known { source: Some(source), ..known }),
+    }
+}
+
+/// The roles that the user is a member of.
+async fn groups(context: &Rc<Context>, applicant: &Applicant<'_>) -> Result<Groups, Refusal> {
+    let config = context.config();
+    let Some(source) = routing::user_source(&config, applicant.database) else { return Ok(Groups::Unknown) };
+    let found = look_up(context, &source, applicant).await?;
+    let groups = found.and_then(|found| found.groups.clone());
+    Ok(groups.map_or(Groups::Unknown, Groups::Known))
+}
+
+async fn look_up(
+    context: &Rc<Context>,
+    source: &Arc<Source>,
+    applicant: &Applicant<'_>,
+) -> Result<Option<Arc<Found>>, Refusal> {
+    match context.process.directory.look_up(source, applicant.user).await {
+        Ok(found) => Ok(found),
+        // Who asks for it has not proved who it is: to them, it is as good as any.
+        Err(LookupError::NoDatabase) => Ok(None),
+        Err(LookupError::Failed(_)) => {
+            let text = "cannot look up users: auth_query failed";
+            Err(Error::new(Kind::CannotConnect, text).hint("The log of pgvalet says why.").into())
+        }
+    }
+}
+
+fn in_the_clear() -> Error {
+    Error::new(Kind::InvalidAuthorization, "passwords are not taken over an unencrypted connection").hint(
+        "Connect over TLS or the Unix socket. (A line \"host ... password\" in auth_hba_file takes them.)",
+    )
+}
+
+fn not_local() -> Error {
+    Error::new(Kind::InvalidAuthorization, "peer authentication works over the Unix socket only")
+        .hint("Connect through the directory in unix_socket_dir.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::transport::Tls;
+
+    fn applicant(certificate: Option<Certificate>) -> Applicant<'static> {
+        let tls = Some(Tls { certificate });
+        let transport = Transport::Tcp { address: [127, 0, 0, 1].into(), tls };
+        Applicant { user: "alice", database: "app", replication: None, transport }
+    }
+
+    fn of(common_name: &str) -> Option<Certificate> {
+        let distinguished_name = format!("CN={common_name},O=x");
+        Some(Certificate { common_name: Some(common_name.into()), distinguished_name })
+    }
+
+    #[test]
+    fn a_rule_can_ask_for_a_certificate_and_for_its_name() {
+        let checked = |demanded, certificate| check_certificate(demanded, &applicant(certificate)).is_ok();
+        let full = ClientCertificate::VerifyFull(CertificateName::Cn);
+        for (demanded, without, others, own) in [
+            (ClientCertificate::NotAsked, true, true, true),
+            (ClientCertificate::VerifyCa, false, true, true),
+            (full, false, false, true),
+            (ClientCertificate::VerifyFull(CertificateName::Dn), false, false, false),
+        ] {
+            let found =
+                (checked(demanded, None), checked(demanded, of("bob")), checked(demanded, of("alice")));
+            assert_eq!(found, (without, others, own), "{demanded:?}");
+        }
+        let unnamed = Some(Certificate { common_name: None, distinguished_name: "O=x".into() });
+        assert!(!checked(full, unnamed));
+    }
+
+    #[test]
+    fn who_is_turned_away_is_told_so_in_postgresqls_words() {
+        let told = |verdict, applicant: &Applicant<'_>| turned_away(verdict, applicant).message;
+        let mut applicant = applicant(None);
+        assert_eq!(
+            told(NO_ENTRY, &applicant),
+            "no pg_hba.conf entry for host \"127.0.0.1\", user \"alice\", database \"app\", SSL encryption"
+        );
+        applicant.transport = Transport::Unix;
+        assert_eq!(
+            told(REJECTED, &applicant),
+            "pg_hba.conf rejects connection for host \"[local]\", user \"alice\", database \"app\", no encryption"
+        );
+        applicant.replication = Some(Replication::Physical);
+        assert_eq!(
+            told(REJECTED, &applicant),
+            "pg_hba.conf rejects replication connection for host \"[local]\", user \"alice\", no encryption"
+        );
+    }
 }

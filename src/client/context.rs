@@ -3,8 +3,10 @@
 use crate::auth::keys::KeyCache;
 use crate::auth::mock::MockSecret;
 use crate::client::cell::{ClientCell, Verdict};
+use crate::client::surroundings::HostNames;
 use crate::config::Config;
 use crate::config::tls::ClientTls;
+use crate::directory::Directory;
 use crate::net::Buffers;
 use crate::net::tls::current::Current;
 use crate::pool::Shards;
@@ -28,6 +30,10 @@ pub struct Process {
     pub keys: Arc<KeyCache>,
     /// Makes unknown users look like known ones.
     pub mock: MockSecret,
+    /// Users that `auth_query` finds.
+    pub directory: Directory,
+    /// Addresses of the host names in `auth_hba_file`.
+    pub host_names: HostNames,
     /// What logins to servers share: the same keys, and TLS.
     pub means: Arc<Means>,
     /// TLS with clients.

@@ -1,6 +1,7 @@
 //! The life of a client's connection: its first packets, its login, its session, its end.
 
-use crate::client::authentication::authenticate;
+use crate::auth::transport::{Certificate, Tls, Transport};
+use crate::client::authentication::{Applicant, authenticate};
 use crate::client::cell::{Activity, ClientCell};
 use crate::client::context::Context;
 use crate::client::encryption::first_packets;
@@ -195,6 +196,24 @@ impl Connection {
         self.stream.write_all(&held).await
     }
 
+    /// How the client came here.
+    pub(super) fn transport(&self, peer: &Address) -> Transport {
+        let Address::Tcp(address) = peer else { return Transport::Unix };
+        let certificate = |shown: &Shown| {
+            shown.certificate.as_ref().map(|subject| Certificate {
+                common_name: subject.common_name.clone(),
+                distinguished_name: subject.distinguished_name.clone(),
+            })
+        };
+        let tls = self.shown.as_ref().map(|shown| Tls { certificate: certificate(shown) });
+        Transport::Tcp { address: address.ip(), tls }
+    }
+
+    /// The operating system's user at the other end of a Unix socket.
+    pub(super) fn peer_uid(&self) -> Option<u32> {
+        self.stream.peer_uid()
+    }
+
     /// Keeps `bytes` for the next write.
     pub(super) fn hold(&mut self, bytes: &[u8]) {
         self.held.extend_from_slice(bytes);
@@ -326,8 +345,13 @@ async fn log_in(
         Error::new(Kind::InvalidValue, error.to_string())
             .hint("Valid values are: \"false\", 0, \"true\", 1, \"database\".")
     })?;
-    let user = config.user(&user_name);
-    authenticate(context, connection, &user_name, user.as_ref()).await?;
+    let applicant = Applicant {
+        user: &user_name,
+        database: &database_name,
+        replication,
+        transport: connection.transport(peer),
+    };
+    authenticate(context, connection, &applicant).await?;
     if ADMIN_DATABASES.contains(&database_name.as_str()) {
         return Ok(Login::Console(user_name));
     }

@@ -11,6 +11,7 @@ pub mod context;
 mod downstream;
 mod encryption;
 mod endings;
+mod exchanges;
 mod fault;
 mod login;
 mod naming;
@@ -19,6 +20,7 @@ mod relay;
 mod replication;
 mod resets;
 mod sql_names;
+pub mod surroundings;
 mod survey;
 mod upstream;
 

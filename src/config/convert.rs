@@ -6,7 +6,7 @@ use std::path::Path;
 use super::draft::{Draft, bare};
 use super::problem::{Place, Problem, Problems};
 use super::settings::{self, DATABASE, GENERAL, Setting, USER};
-use super::{Config, file, read_draft, resolve};
+use super::{Config, PasswordSource, file, read_draft, resolve};
 
 /// Reads the configuration `path` and gives the TOML that means the same, with a comment for what it says.
 ///
@@ -16,6 +16,16 @@ pub fn convert(path: &Path) -> Result<String, Problems> {
     let meant = resolve::resolve(draft.clone())?;
     // The TOML may come to lie in another directory than the one that an ini's paths are relative to.
     draft.general.auth_file.clone_from(&meant.general.auth_file);
+    draft.general.auth_hba_file.clone_from(&meant.general.auth_hba_file);
+    draft.general.auth_ident_file.clone_from(&meant.general.auth_ident_file);
+    for (name, entry) in &mut draft.databases {
+        let database = if name == "*" { meant.fallback.as_ref() } else { meant.databases.get(name) };
+        if let Some(PasswordSource::File(path)) =
+            database.and_then(|database| database.password_source.as_ref())
+        {
+            entry.password_file = Some(Some(path.clone()));
+        }
+    }
     let text = written(&draft, &meant.warnings);
     prove(path, &text, &meant)?;
     Ok(text)

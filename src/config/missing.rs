@@ -13,7 +13,6 @@ pub(super) enum Missing {
     Told(&'static str),
 }
 
-const AUTH_QUERY_LATER: &str = "not supported yet: users come from auth_file only";
 const DNS: &str = "has no meaning here: names are resolved by the system at each connect";
 const SYSLOG: &str = "not supported yet: the log goes to standard error, from where systemd takes it";
 const STARTUP: &str = "has no meaning here: all startup parameters are accepted and follow the client";
@@ -40,12 +39,7 @@ const GENERAL: &[(&str, &str, &str)] = &[
     ("max_db_client_connections", "0", "not supported yet: clients are limited by max_client_conn only"),
     ("max_user_client_connections", "0", "not supported yet: clients are limited by max_client_conn only"),
     ("server_round_robin", "0", "not supported yet: the server used last is used first"),
-    ("auth_hba_file", "", "not supported yet: it is not read, and auth_type = hba is refused"),
-    ("auth_ident_file", "", "not supported yet: it is not read"),
     ("auth_ldap_options", "", "not supported yet: it is not used, and auth_type = ldap is refused"),
-    ("auth_user", "", AUTH_QUERY_LATER),
-    ("auth_query", "", AUTH_QUERY_LATER),
-    ("auth_dbname", "", AUTH_QUERY_LATER),
     ("syslog", "0", SYSLOG),
     ("syslog_ident", "pgbouncer", SYSLOG),
     ("syslog_facility", "daemon", SYSLOG),
@@ -70,9 +64,6 @@ const GENERAL: &[(&str, &str, &str)] = &[
 /// The same for a line of `[databases]`.
 #[rustfmt::skip]
 const DATABASE: &[(&str, &str, &str)] = &[
-    ("auth_user", "", AUTH_QUERY_LATER),
-    ("auth_query", "", AUTH_QUERY_LATER),
-    ("auth_dbname", "", AUTH_QUERY_LATER),
     ("load_balance_hosts", "disable", "not supported yet: hosts are tried in their order"),
     ("max_db_client_connections", "0", "not supported yet: clients are limited by max_client_conn only"),
 ];

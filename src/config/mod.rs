@@ -14,22 +14,27 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+mod access;
 mod convert;
 mod draft;
 mod file;
+pub mod hba;
 mod missing;
 mod pgbouncer;
 mod problem;
 pub mod resolve;
 pub mod secret;
 pub mod settings;
+mod sources;
 pub mod tls;
 mod units;
-mod userlist;
+pub mod userlist;
 
 pub use convert::convert;
+pub use hba::Hba;
 pub use problem::{Problem, Problems};
-pub use secret::Secret;
+pub use secret::{Secret, SecretKinds};
+pub use sources::{PasswordSource, trimmed};
 
 /// Reads and checks the configuration file `path`: TOML, or a pgbouncer.ini (by its ending, else by its content).
 ///
@@ -65,6 +70,10 @@ pub struct Config {
     pub fallback: Option<Arc<Database>>,
     /// Users by name, from the TOML and from `auth_file`.
     pub users: BTreeMap<String, Arc<User>>,
+    /// What kinds of secrets the users have.
+    pub kinds: SecretKinds,
+    /// The rules of `auth_hba_file`; there if `auth_type` is [`AuthType::Hba`].
+    pub hba: Option<Arc<Hba>>,
     /// What is worth telling the operator, though it stops nothing.
     pub warnings: Vec<String>,
 }
@@ -126,6 +135,20 @@ pub struct General {
     pub auth_type: AuthType,
     /// File of further users and their secrets; an absolute path.
     pub auth_file: Option<PathBuf>,
+    /// File of rules for [`AuthType::Hba`]; an absolute path.
+    pub auth_hba_file: Option<PathBuf>,
+    /// File of user name maps for `auth_hba_file`; an absolute path.
+    pub auth_ident_file: Option<PathBuf>,
+    /// The user that looks users up; `None`: they are in files only.
+    pub auth_user: Option<String>,
+    /// The query that does it; `None`: the one of PostgreSQL's own roles.
+    pub auth_query: Option<String>,
+    /// The database of the configuration that it runs in; `None`: the one that the client asks for.
+    pub auth_dbname: Option<String>,
+    /// Limit for a look-up.
+    pub auth_query_timeout: Option<Duration>,
+    /// How long what was found is believed.
+    pub auth_query_cache_time: Duration,
     /// Iterations of SCRAM verifiers that pgvalet makes from plain secrets.
     pub scram_iterations: u32,
     /// Users who may do everything on the admin console.
@@ -199,6 +222,14 @@ pub struct Database {
     pub user: Option<String>,
     /// Password of the fixed server user.
     pub password: Option<Secret>,
+    /// See [`General::auth_user`].
+    pub auth_user: Option<String>,
+    /// See [`General::auth_query`].
+    pub auth_query: Option<String>,
+    /// See [`General::auth_dbname`].
+    pub auth_dbname: Option<String>,
+    /// Where the server's password comes from at each login, in place of `password`.
+    pub password_source: Option<PasswordSource>,
     /// Statements run on a server right after its login.
     pub connect_query: Option<String>,
     /// Settings sent in the startup packet to the server, as (name, value).
@@ -272,8 +303,20 @@ pub enum AuthType {
     ScramSha256,
     /// MD5 challenge; SCRAM for users whose secret is a SCRAM verifier.
     Md5,
+    /// The password in the clear; over TLS or the Unix socket only.
+    Password,
+    /// The operating system's user at the other end of the Unix socket.
+    Peer,
+    /// A certificate whose common name is the user.
+    Certificate,
     /// Any known user, without a password.
     Trust,
+    /// Anybody under any name, without a password.
+    Any,
+    /// Nobody.
+    Reject,
+    /// As the rules of `auth_hba_file` say.
+    Hba,
 }
 
 /// What a server goes through between two clients.

@@ -5,7 +5,6 @@
 //! they are the only place where that order is decided.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +13,7 @@ use super::draft::{Draft, Section};
 use super::problem::{Place, Problems};
 use super::settings::{DatabaseEntry, UserEntry};
 use super::tls::{Authorities, Negotiation, SslMode};
-use super::{AuthType, Config, Database, General, Host, PoolMode, Reset, Secret, User, userlist};
+use super::{Config, Database, General, Host, PoolMode, Reset, Secret, User, access, sources, userlist};
 
 /// How long a client of `user` in `database` keeps a server: the database's word, else the user's, else the general one.
 pub fn pool_mode(general: &General, database: &Database, user: Option<&User>) -> PoolMode {
@@ -58,14 +57,16 @@ pub fn idle_transaction_timeout(general: &General, user: Option<&User>) -> Optio
 
 /// Checks the draft as a whole and makes the configuration of it.
 pub(super) fn resolve(mut draft: Draft) -> Result<Config, Problems> {
+    sources::read(&mut draft);
     let users = users(&mut draft);
+    let hba = access::rules(&mut draft);
     tls_files(&mut draft);
     if !draft.incomplete {
         check_client_tls(&mut draft);
         check_server_tls(&mut draft);
         check_listeners(&mut draft);
         check_databases(&mut draft);
-        check_users(&mut draft, &users);
+        access::check(&mut draft, &users, hba.as_ref());
         check_reset(&mut draft);
     }
     if !draft.problems.is_empty() {
@@ -83,6 +84,8 @@ pub(super) fn resolve(mut draft: Draft) -> Result<Config, Problems> {
         databases.insert(name, Arc::new(database));
     }
     Ok(Config {
+        kinds: access::kinds(users.values()),
+        hba: hba.map(Arc::new),
         fallback: databases.remove("*"),
         databases,
         users: users.into_iter().map(|(name, user)| (name, Arc::new(user))).collect(),
@@ -114,6 +117,14 @@ fn database(
         port: entry.port.unwrap_or(5432),
         user: entry.user,
         password: entry.password.map(|password| password.secret).or(known),
+        auth_user: entry.auth_user.or_else(|| general.auth_user.clone()),
+        auth_query: entry.auth_query.or_else(|| general.auth_query.clone()),
+        auth_dbname: entry.auth_dbname.or_else(|| general.auth_dbname.clone()),
+        password_source: sources::of_database(
+            entry.password_file,
+            entry.password_command,
+            entry.password_cache_time,
+        ),
         connect_query: entry.connect_query,
         startup: startup.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect(),
         pool_size: entry.pool_size.unwrap_or(general.default_pool_size),
@@ -160,7 +171,7 @@ fn users(draft: &mut Draft) -> BTreeMap<String, User> {
     let place = draft.place(&["auth_file"]);
     match std::fs::read_to_string(&file) {
         Ok(text) => {
-            warn_if_open(draft, &place, "auth_file", &file);
+            access::warn_if_open(draft, &place, "auth_file", &file);
             userlist_users(draft, &file, &text, &mut users);
         }
         Err(error) => {
@@ -212,18 +223,6 @@ fn userlist_users(draft: &mut Draft, file: &Path, text: &str, users: &mut BTreeM
         } else {
             known.secret = secret;
         }
-    }
-}
-
-/// Warns if users other than its owner's group can read a file of secrets.
-fn warn_if_open(draft: &mut Draft, place: &Place, key: &str, file: &Path) {
-    let Ok(metadata) = std::fs::metadata(file) else {
-        return;
-    };
-    if metadata.permissions().mode() & 0o004 != 0 {
-        let message =
-            format!("every user of this machine can read the secrets; run: chmod o-r {}", file.display());
-        draft.warning(place, key, message);
     }
 }
 
@@ -288,7 +287,7 @@ fn check_server_tls(draft: &mut Draft) {
     }
     if let Some(file) = &tls.key_file {
         let place = draft.place(&["server_tls_key_file"]);
-        warn_if_open(draft, &place, "server_tls_key_file", file);
+        access::warn_if_open(draft, &place, "server_tls_key_file", file);
     }
 }
 
@@ -310,7 +309,7 @@ fn check_client_tls(draft: &mut Draft) {
     }
     if let Some(file) = &tls.key_file {
         let place = draft.place(&["client_tls_key_file"]);
-        warn_if_open(draft, &place, "client_tls_key_file", file);
+        access::warn_if_open(draft, &place, "client_tls_key_file", file);
     }
 }
 
@@ -344,38 +343,14 @@ fn check_databases(draft: &mut Draft) {
         if matches!(&entry.password, Some(password) if matches!(password.secret, Secret::Scram(_))) {
             let message = "a SCRAM verifier cannot log in to a server; write the password itself";
             problems.push(draft.place(&[&key]).problem(&key, message));
-        } else if entry.password.is_some() && entry.user.is_none() {
+        } else if (entry.password.is_some() || entry.password_file.is_some()) && entry.user.is_none() {
+            let key = if entry.password_file.is_some() { section.key("password_file") } else { key };
             let message = "it is not used: the database has no fixed user; add user, or remove it";
             warnings.push(draft.place(&[&key]).problem(&key, message));
         }
     }
     draft.problems.extend(problems);
     draft.warnings.extend(warnings);
-}
-
-fn check_users(draft: &mut Draft, users: &BTreeMap<String, User>) {
-    if draft.general.auth_type == AuthType::Trust {
-        return;
-    }
-    if !users.values().any(|user| user.secret.is_some()) {
-        let place = draft.place(&["auth_file"]);
-        let message = r#"no client could log in: no user has a password; add a user with password = "...", or set auth_file"#;
-        let ini = "no client could log in: no user has a password; set auth_file to a file of lines such as \"app\" \"secret\"";
-        draft.problem(&place, "users", if draft.ini { ini } else { message });
-        return;
-    }
-    for user in users.values() {
-        let message = match &user.secret {
-            None => "this user has no password and cannot log in",
-            Some(Secret::Md5(_)) if draft.general.auth_type == AuthType::ScramSha256 => {
-                "this user has an md5 hash and cannot log in by SCRAM; store the password or a verifier, or set auth_type"
-            }
-            Some(_) => continue,
-        };
-        let name = Section::User(user.name.clone()).name();
-        let place = draft.place(&[&name, "auth_file"]);
-        draft.warning(&place, name, message);
-    }
 }
 
 fn check_reset(draft: &mut Draft) {

@@ -4,6 +4,7 @@
 //! and checks proofs. Invariants: no secret is ever printed by `Debug` or named in an error; its bytes are wiped when
 //! it is dropped; an md5 digest is what 32 hex digits said; a verifier is complete and its iteration count is positive.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use base64::Engine as _;
@@ -46,6 +47,28 @@ pub struct ScramVerifier {
     pub stored_key: [u8; 32],
     /// The key that signs the server's last message.
     pub server_key: [u8; 32],
+}
+
+/// How many users have which kind of secret. Somebody unknown is made to look like one of them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SecretKinds {
+    /// Plain passwords.
+    pub plain: usize,
+    /// md5 hashes.
+    pub md5: usize,
+    /// Verifiers, by iteration count.
+    pub scram: BTreeMap<u32, usize>,
+}
+
+impl SecretKinds {
+    /// Counts one more.
+    pub fn count(&mut self, secret: &Secret) {
+        match secret {
+            Secret::Plain(_) => self.plain += 1,
+            Secret::Md5(_) => self.md5 += 1,
+            Secret::Scram(verifier) => *self.scram.entry(verifier.iterations).or_default() += 1,
+        }
+    }
 }
 
 /// Why a text is no secret. Never holds a part of the text.

@@ -4,10 +4,10 @@
 //! ignored. Unlike pgbouncer, a broken line does not hide the lines below it.
 
 /// A user, or what is wrong with a line.
-pub(super) type Line = Result<(String, String), &'static str>;
+pub type Line = Result<(String, String), &'static str>;
 
 /// The users of the file with their line numbers.
-pub(super) fn read(text: &str) -> impl Iterator<Item = (usize, Line)> {
+pub fn read(text: &str) -> impl Iterator<Item = (usize, Line)> {
     let lines = text.lines().map(str::trim).enumerate();
     let lines = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with(';'));
     lines.map(|(index, line)| (index + 1, read_line(line)))

@@ -106,6 +106,15 @@ impl Stream {
         self.socket_mut().attach()
     }
 
+    /// The operating system's user at the other end of a Unix socket (`SO_PEERCRED`).
+    #[must_use]
+    pub fn peer_uid(&self) -> Option<u32> {
+        match self {
+            Stream::Plain(Socket::Unix(stream)) => stream.peer_cred().ok().map(|peer| peer.uid()),
+            _ => None,
+        }
+    }
+
     /// The address of the peer of a server connection.
     #[must_use]
     pub fn peer(&self) -> Option<Address> {

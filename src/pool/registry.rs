@@ -106,6 +106,13 @@ impl Registry {
         pools
     }
 
+    /// Lets pools of this server user connect at once, although it failed a moment ago: what was missing is there now.
+    pub(crate) fn retry_connects(&self, user: &str) {
+        let inner = lock(&self.inner);
+        let pools = inner.pools.values().filter(|pool| &*pool.key.user == user);
+        pools.for_each(|pool| pool.connect_succeeded());
+    }
+
     /// Closes one idle server of another pool that stands in the way of `pool`: its database or its user may have no
     /// more servers. Whether one was found.
     pub(crate) fn evict_idle_for(&self, pool: &Arc<Pool>) -> bool {

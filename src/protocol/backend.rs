@@ -253,16 +253,20 @@ pub fn read_parameter_status(body: &[u8]) -> Option<(&[u8], &[u8])> {
 /// Reads the columns of a DataRow as text; `None` for a malformed one. NULL reads as an empty column.
 #[must_use]
 pub fn read_data_row(body: &[u8]) -> Option<Vec<&[u8]>> {
+    let values = read_nullable_row(body)?.into_iter();
+    Some(values.map(Option::unwrap_or_default).collect())
+}
+
+/// The values of a DataRow; `None` for NULL.
+#[must_use]
+pub fn read_nullable_row(body: &[u8]) -> Option<Vec<Option<&[u8]>>> {
     let (&count, mut rest) = body.split_first_chunk::<2>()?;
     let mut columns = Vec::with_capacity(usize::from(u16::from_be_bytes(count)).min(64));
     for _ in 0..u16::from_be_bytes(count) {
         let (&length, after) = rest.split_first_chunk::<4>()?;
-        let length = usize::try_from(i32::from_be_bytes(length)).unwrap_or(0);
-        if after.len() < length {
-            return None;
-        }
-        let (value, after) = after.split_at(length);
-        columns.push(value);
+        let length = usize::try_from(i32::from_be_bytes(length));
+        let (value, after) = after.split_at_checked(length.unwrap_or(0))?;
+        columns.push(length.is_ok().then_some(value));
         rest = after;
     }
     Some(columns)

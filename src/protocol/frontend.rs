@@ -129,6 +129,11 @@ pub fn close_portal(out: &mut BytesMut, name: &[u8]) {
 pub fn run(out: &mut BytesMut, portal: &[u8], statement: &[u8]) {
     bind_prefix(out, portal, statement, 6);
     out.put_bytes(0, 6);
+    execute(out, portal);
+}
+
+/// Appends Execute, of all rows.
+pub fn execute(out: &mut BytesMut, portal: &[u8]) {
     message(out, b'E', |out| {
         out.put_slice(portal);
         out.put_u8(0);

@@ -2,10 +2,12 @@
 //!
 //! Pure look-ups in the configuration. Replicas, health and failover will be decided here.
 
-use crate::config::{Config, Database, General, Secret, User, resolve};
+use crate::config::{Config, Database, General, PasswordSource, Secret, User, resolve};
+use crate::directory::Source;
 use crate::pool::registry::Blueprint;
 use crate::pool::{Policy, PoolKey};
 use crate::server::login::Target;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The databases that are the admin console.
@@ -71,6 +73,7 @@ fn blueprint(config: &Config, database: &Database, database_name: &str, user_nam
             dbname: database.dbname.clone().unwrap_or_else(|| database_name.to_owned()),
             user: server_user.to_owned(),
             secret: secret(config, database, server_user),
+            password_source: password_source(database, server_user),
             startup: database.startup.clone(),
             connect_query: database.connect_query.clone(),
             tcp: general.tcp.clone(),
@@ -87,10 +90,93 @@ fn blueprint(config: &Config, database: &Database, database_name: &str, user_nam
     }
 }
 
+/// Where users are looked up who want to log in to a database, if they are.
+#[must_use]
+pub fn user_source(config: &Config, database_name: &str) -> Option<Arc<Source>> {
+    let general = &config.general;
+    let wanted = config.database(database_name);
+    // The admin console has no entry: the general settings hold for it.
+    let of_wanted = |own: fn(&Database) -> &Option<String>, general: &Option<String>| match &wanted {
+        Some(database) => own(database).clone(),
+        None => general.clone(),
+    };
+    let auth_user = of_wanted(|database| &database.auth_user, &general.auth_user)?;
+    let query = of_wanted(|database| &database.auth_query, &general.auth_query);
+    let name = of_wanted(|database| &database.auth_dbname, &general.auth_dbname);
+    let name = name.unwrap_or_else(|| database_name.to_owned());
+    let database = config.database(&name)?;
+    let secret = match &database.user {
+        Some(user) if *user == auth_user => secret(config, &database, &auth_user),
+        _ => config.user(&auth_user).and_then(|user| user.secret.clone()),
+    };
+    let asks_for_groups = config.hba.as_ref().is_some_and(|rules| rules.asks_for_groups());
+    let query = query.unwrap_or_else(|| auth_query(asks_for_groups));
+    let mut startup: Vec<(String, String)> =
+        AUTH_SETTINGS.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    if let Some(limit) = general.auth_query_timeout {
+        startup.push(("statement_timeout".into(), limit.as_millis().max(1).to_string()));
+    }
+    let target = Target {
+        hosts: database.hosts.clone(),
+        port: database.port,
+        dbname: database.dbname.clone().unwrap_or_else(|| name.clone()),
+        user: auth_user.clone(),
+        secret,
+        password_source: password_source(&database, &auth_user),
+        startup,
+        connect_query: None,
+        tcp: general.tcp.clone(),
+        tls: general.server_tls.clone(),
+        timeout: general.server_connect_timeout,
+        max_prepared: 0,
+    };
+    Some(Arc::new(Source {
+        name: (name, auth_user),
+        target,
+        query,
+        timeout: general.auth_query_timeout,
+        cache_time: general.auth_query_cache_time,
+    }))
+}
+
+/// Settings under which users are looked up: nothing that a database or a role has set decides what a query means.
+const AUTH_SETTINGS: [(&str, &str); 3] =
+    [("search_path", "pg_catalog"), ("client_encoding", "UTF8"), ("application_name", "pgvalet auth_query")];
+
+/// The query where none is configured: PostgreSQL's own roles, as PostgreSQL itself takes their passwords.
+fn auth_query(with_groups: bool) -> String {
+    let groups = if with_groups {
+        ", ARRAY(WITH RECURSIVE up(roleid) AS (\
+           SELECT m.roleid FROM pg_catalog.pg_auth_members m WHERE m.member OPERATOR(pg_catalog.=) u.oid \
+           UNION SELECT m.roleid FROM pg_catalog.pg_auth_members m \
+           JOIN up ON m.member OPERATOR(pg_catalog.=) up.roleid) \
+         SELECT g.rolname::pg_catalog.text FROM pg_catalog.pg_authid g \
+         JOIN up ON g.oid OPERATOR(pg_catalog.=) up.roleid)"
+    } else {
+        ""
+    };
+    format!(
+        "SELECT u.rolname, CASE WHEN u.rolvaliduntil OPERATOR(pg_catalog.<) pg_catalog.now() \
+         THEN NULL ELSE u.rolpassword END{groups} FROM pg_catalog.pg_authid u \
+         WHERE u.rolname OPERATOR(pg_catalog.=) $1 AND u.rolcanlogin"
+    )
+}
+
 /// What logs in to the server: the database's password, or what is known of the user.
 fn secret(config: &Config, database: &Database, server_user: &str) -> Option<Secret> {
     let of_user = || config.user(server_user).and_then(|user| user.secret.clone());
     database.password.clone().or_else(of_user)
+}
+
+/// Where the password of a server's user comes from at each login. A file is about the fixed user; a command is told about
+/// whom it is.
+fn password_source(database: &Database, server_user: &str) -> Option<PasswordSource> {
+    let is_meant = match (&database.password_source, &database.user) {
+        (_, Some(user)) => user == server_user,
+        (Some(PasswordSource::Command { .. }), None) => true,
+        (_, None) => false,
+    };
+    database.password_source.clone().filter(|_| is_meant)
 }
 
 fn policy(general: &General, database: &Database, user: Option<&User>) -> Policy {

@@ -1,5 +1,6 @@
 //! The process: one thread that accepts and supervises, and the workers.
 
+mod ahead;
 pub mod limits;
 pub mod listener;
 pub mod logging;

@@ -4,12 +4,14 @@ use crate::admin::{Admin, Control};
 use crate::auth::keys::KeyCache;
 use crate::auth::mock::MockSecret;
 use crate::client::context::{CancelRequest, CancelRoute, Process};
+use crate::client::surroundings::HostNames;
 use crate::config::{Config, Secret};
+use crate::directory::Directory;
 use crate::net::tls::current::Current;
 use crate::net::tls::files::Unusable;
 use crate::pool::Registry;
 use crate::runtime::worker::{self, Command, Handle, Seed};
-use crate::runtime::{limits, listener, logging, reload};
+use crate::runtime::{ahead, limits, listener, logging, reload};
 use crate::server::open::Means;
 use sd_notify::NotifyState;
 use sha2::{Digest, Sha256};
@@ -165,10 +167,15 @@ fn start(path: PathBuf, config: Arc<Config>, requests: UnboundedSender<Request>)
     let client_tls = Current::new(config.general.client_tls.clone()).map_err(|error| error.to_string())?;
     let server_tls = Current::new(config.general.server_tls.clone()).map_err(|error| error.to_string())?;
     let keys = Arc::new(KeyCache::new(KEY_CACHE));
+    let means = Arc::new(Means { keys: keys.clone(), tls: server_tls });
+    let directory = Directory::start(means.clone())
+        .map_err(|error| format!("cannot start the thread for auth_query: {error}"))?;
     let process = Arc::new(Process {
-        keys: keys.clone(),
-        means: Arc::new(Means { keys, tls: server_tls }),
+        keys,
+        means,
+        directory,
         mock: mock_secret(&config),
+        host_names: HostNames::default(),
         client_tls,
         clients: AtomicU32::new(0),
         consoles: AtomicU32::new(0),
@@ -193,6 +200,7 @@ fn start(path: PathBuf, config: Arc<Config>, requests: UnboundedSender<Request>)
         };
         threads.push(worker::start(seed).map_err(|error| format!("cannot start a worker: {error}"))?);
     }
+    ahead::derive(&config, &process);
     let _ = handles.set(workers.clone());
     Ok(Running { path, config, process, registry, workers, threads })
 }
@@ -258,6 +266,7 @@ fn reload(running: &mut Running) -> Result<(), String> {
         log_tls(running.process.client_tls.set(&config.general.client_tls).map(|()| true));
         log_tls(running.process.means.tls.set(&config.general.server_tls).map(|()| true));
         running.config = config.clone();
+        ahead::derive(&config, &running.process);
         for worker in &running.workers {
             let _ = worker.commands.send(Command::Reload(config.clone()));
         }

@@ -1,14 +1,16 @@
 //! Logging in to PostgreSQL: connect, authenticate, read what the server says of itself.
 
 use crate::auth::keys::{ClientKeys, KeyCache};
+use crate::auth::learnt::Place;
 use crate::auth::scram::{ChannelBinding, Nonce, SCRAM_SHA_256_PLUS};
 use crate::auth::{AuthError, md5, scram_client::ClientStart};
 use crate::config::secret::Password;
 use crate::config::tls::ServerTls;
-use crate::config::{Host, Secret, Tcp};
+use crate::config::{Host, PasswordSource, Secret, Tcp};
 use crate::net::Stream;
 use crate::protocol::{TxStatus, frontend};
 use crate::server::open::{Means, Route, Way, depends_on_tls, open};
+use crate::server::password;
 use crate::server::{BackendKey, Prepared, Reader, Server, ServerError, ready_status};
 use crate::session::{Reported, Settings};
 use bytes::{Buf, BytesMut};
@@ -29,6 +31,8 @@ pub struct Target {
     pub user: String,
     /// What proves the user.
     pub secret: Option<Secret>,
+    /// Where that comes from at each login, in place of `secret`.
+    pub password_source: Option<PasswordSource>,
     /// Further startup parameters.
     pub startup: Vec<(String, String)>,
     /// Statements to run after the login.
@@ -93,7 +97,11 @@ async fn log_in(
     stream.write_all(&out).await?;
 
     let mut reader = Reader::default();
-    authenticate(target, keys, &mut stream, &mut reader).await?;
+    let authenticated = authenticate(target, keys, &mut stream, &mut reader).await;
+    if let Err(ServerError::Refused(_)) = &authenticated {
+        password::forget(target);
+    }
+    authenticated?;
     let now = Instant::now();
     let mut server = Server {
         stream,
@@ -154,11 +162,14 @@ async fn authenticate(
         let mut out = BytesMut::new();
         match request.get_u32() {
             0 => return Ok(()),
-            3 => frontend::password(&mut out, plain(target)?.as_str().as_bytes()),
+            3 => {
+                let secret = secret(target, keys).await?;
+                frontend::password(&mut out, plain(target, secret.as_ref())?.as_str().as_bytes());
+            }
             5 => {
                 let salt: [u8; 4] = request[..].try_into().map_err(|_| malformed())?;
-                let secret = target.secret.as_ref().ok_or_else(|| no_secret(target))?;
-                let answer = md5::response(secret, &target.user, salt)
+                let secret = secret(target, keys).await?.ok_or_else(|| no_secret(target))?;
+                let answer = md5::response(&secret, &target.user, salt)
                     .ok_or_else(|| refuse(target, "a SCRAM verifier cannot answer an md5 request"))?;
                 frontend::password(&mut out, &answer);
             }
@@ -202,7 +213,7 @@ async fn scram(
     binding: ChannelBinding,
 ) -> Result<(), ServerError> {
     let failed = |error: AuthError| refuse(target, &error.to_string());
-    let password = plain(target)?;
+    let secret = secret(target, keys).await?;
     let mut entropy = [0; Nonce::ENTROPY];
     getrandom::fill(&mut entropy).map_err(|error| refuse(target, &format!("no randomness: {error}")))?;
     let mechanism = binding.mechanism();
@@ -212,7 +223,14 @@ async fn scram(
     stream.write_all(&out).await?;
 
     let challenged = start.server_first(&sasl_data(stream, reader, 11).await?).map_err(failed)?;
-    let derived = derive(keys, password, challenged.salt(), challenged.iterations()).await?;
+    let (salt, iterations) = (challenged.salt(), challenged.iterations());
+    let derived = match &secret {
+        Some(Secret::Plain(password)) => derive(keys, password, salt, iterations).await?,
+        other => match keys.learnt.keys(&target.user, salt, iterations) {
+            Some(learnt) => learnt,
+            None => return Err(unlearnt(target, other.as_ref(), salt, iterations)),
+        },
+    };
     let (proved, last) = challenged.answer(&derived);
     out.clear();
     frontend::sasl_response(&mut out, &last);
@@ -257,8 +275,37 @@ async fn sasl_data(stream: &mut Stream, reader: &mut Reader, expected: u32) -> R
     Ok(body)
 }
 
-fn plain(target: &Target) -> Result<&Password, ServerError> {
-    match &target.secret {
+/// What is configured for the server's user, or was learnt from a login of it.
+async fn secret(target: &Target, keys: &KeyCache) -> Result<Option<Secret>, ServerError> {
+    if let Some(source) = &target.password_source {
+        return password::fetch(target, source).await.map(Some);
+    }
+    let place = || Place { hosts: target.hosts.clone(), port: target.port, user: target.user.clone() };
+    Ok(target.secret.clone().or_else(|| keys.learnt.secret(&place())))
+}
+
+/// Why there are no keys for what the server asks for, and what would help.
+fn unlearnt(target: &Target, secret: Option<&Secret>, salt: &[u8], iterations: u32) -> ServerError {
+    let reason = match secret {
+        Some(Secret::Scram(verifier)) if verifier.salt != salt || verifier.iterations != iterations => {
+            "the server has another SCRAM verifier of this user than pgvalet; was its password changed? \
+             Store the new verifier, or the password itself"
+        }
+        Some(Secret::Md5(_)) => "the server wants the password, but only a hash of it is configured",
+        Some(_) => {
+            "only a SCRAM verifier of this user is known, and nobody has logged in to pgvalet with its password \
+             (by SCRAM) since it started; let a client do so, or store the password itself"
+        }
+        None => {
+            "the server wants a password; set `password` of the database, or of the user. (Of users that auth_query \
+             finds, pgvalet learns it when they log in by SCRAM; after a change of it they have to log in again)"
+        }
+    };
+    refuse(target, reason)
+}
+
+fn plain<'a>(target: &Target, secret: Option<&'a Secret>) -> Result<&'a Password, ServerError> {
+    match secret {
         Some(Secret::Plain(password)) => Ok(password),
         None => Err(no_secret(target)),
         Some(_) => Err(refuse(target, "the server wants the password, but only a hash of it is configured")),

@@ -4,11 +4,13 @@
 //! [`login`] opens it, [`Server::run`] runs a statement of ours on it, [`Server::take_news`] reads what an idle server
 //! says unasked.
 
+pub mod ask;
 pub mod cancel;
 pub mod error;
 pub mod login;
 pub mod open;
 pub mod owed;
+mod password;
 
 pub use error::ServerError;
 

@@ -143,6 +143,14 @@ impl Pgvalet {
         Self::launch(home, text, &[])
     }
 
+    /// The same with variables in its environment.
+    pub fn with_environment(text: &str, variables: &[(&str, &str)]) -> Result<Self, Failure> {
+        let home = tempfile::Builder::new().prefix("pgvalet-").tempdir().expect("a temporary directory");
+        let variables: Vec<_> =
+            variables.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        Self::launch(home, text, &variables)
+    }
+
     /// The TCP endpoint.
     pub fn tcp(&self) -> Endpoint {
         self.listening().into_iter().find(|e| matches!(e, Endpoint::Tcp(_))).expect("pgvalet listens on TCP")

@@ -47,10 +47,21 @@ impl Words for PoolMode {
 }
 
 impl Words for AuthType {
-    const KIND: &'static str = "`\"scram-sha-256\"`, `\"md5\"` or `\"trust\"`";
-    const ALL: &'static [(&'static str, Self)] =
-        &[("scram-sha-256", Self::ScramSha256), ("md5", Self::Md5), ("trust", Self::Trust)];
-    const MISSING: &'static [&'static str] = &["any", "hba", "cert", "ldap", "pam", "plain"];
+    const KIND: &'static str = "`\"scram-sha-256\"`, `\"md5\"`, `\"password\"` (or `\"plain\"`), `\"peer\"`, \
+        `\"cert\"`, `\"trust\"`, `\"any\"`, `\"reject\"` or `\"hba\"`";
+    const ALL: &'static [(&'static str, Self)] = &[
+        ("scram-sha-256", Self::ScramSha256),
+        ("md5", Self::Md5),
+        ("password", Self::Password),
+        ("plain", Self::Password),
+        ("peer", Self::Peer),
+        ("cert", Self::Certificate),
+        ("trust", Self::Trust),
+        ("any", Self::Any),
+        ("reject", Self::Reject),
+        ("hba", Self::Hba),
+    ];
+    const MISSING: &'static [&'static str] = &["ldap", "pam"];
 }
 
 impl Words for Reset {
@@ -121,7 +132,7 @@ mod tests {
     fn words_are_listed_when_one_is_wrong() {
         assert_eq!(Word::<PoolMode>::read(&word("Session")), Ok(PoolMode::Session));
         assert!(Word::<PoolMode>::read(&word("fast")).unwrap_err().contains(r#""session", "transaction""#));
-        assert!(Word::<AuthType>::read(&word("hba")).unwrap_err().contains("not supported yet"));
+        assert!(Word::<AuthType>::read(&word("ldap")).unwrap_err().contains("not supported yet"));
     }
 
     #[test]

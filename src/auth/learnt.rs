@@ -1,0 +1,106 @@
+//! What clients' logins have taught: enough to log in to servers in their name.
+//!
+//! A SCRAM login reveals the client's key to who has the verifier (RFC 5802, section 3), and with that key pgvalet can log in to
+//! any server that has the same verifier. So a file or an `auth_query` that knows only verifiers is enough, once the user has
+//! logged in. Invariants: bounded; wiped when dropped; a key is used only for the user, salt and iteration count it
+//! belongs to, so the key of an old password is never taken for that of a new one.
+
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use lru::LruCache;
+
+use super::keys::ClientKeys;
+use crate::config::{Host, Secret};
+
+/// What is known of how many users.
+const USERS: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
+
+/// Keys and secrets by user. One for the process: it outlives connections, pools and configurations.
+pub struct Learnt {
+    keys: Mutex<LruCache<Verifier, ClientKeys>>,
+    secrets: Mutex<LruCache<Place, Secret>>,
+}
+
+/// Which verifier keys belong to: user, salt and iteration count.
+type Verifier = (String, Box<[u8]>, u32);
+
+/// A user on a server.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Place {
+    /// Where the server is.
+    pub hosts: Vec<Host>,
+    /// Its port.
+    pub port: u16,
+    /// The user.
+    pub user: String,
+}
+
+impl Default for Learnt {
+    fn default() -> Learnt {
+        Learnt { keys: Mutex::new(LruCache::new(USERS)), secrets: Mutex::new(LruCache::new(USERS)) }
+    }
+}
+
+impl Learnt {
+    /// Keeps the keys that a login of `user` has shown. Whether they were news.
+    pub fn keep_keys(&self, user: &str, salt: &[u8], iterations: u32, keys: ClientKeys) -> bool {
+        let before = lock(&self.keys).put((user.to_owned(), salt.into(), iterations), keys.clone());
+        before.is_none_or(|before| before != keys)
+    }
+
+    /// The keys of `user` for a server that asks for them with this salt and count.
+    pub fn keys(&self, user: &str, salt: &[u8], iterations: u32) -> Option<ClientKeys> {
+        lock(&self.keys).get(&(user.to_owned(), salt.into(), iterations)).cloned()
+    }
+
+    /// Keeps the secret, a password or an md5 hash, of a user who has logged in with it and who is in no file. Whether it
+    /// was news.
+    pub fn keep_secret(&self, place: Place, secret: &Secret) -> bool {
+        let before = lock(&self.secrets).put(place, secret.clone());
+        before.as_ref() != Some(secret)
+    }
+
+    /// The secret of a user on a server.
+    pub fn secret(&self, place: &Place) -> Option<Secret> {
+        lock(&self.secrets).get(place).cloned()
+    }
+}
+
+impl fmt::Debug for Learnt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Learnt").field("keys", &lock(&self.keys).len()).finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_belong_to_a_user_a_salt_and_a_count() {
+        let learnt = Learnt::default();
+        let keys = ClientKeys::new([1; 32], [2; 32]);
+        assert!(learnt.keep_keys("a", b"salt", 4096, keys.clone()));
+        assert!(!learnt.keep_keys("a", b"salt", 4096, keys.clone()), "the same again is no news");
+        assert_eq!(learnt.keys("a", b"salt", 4096), Some(keys));
+        assert_eq!(learnt.keys("b", b"salt", 4096), None);
+        assert_eq!(learnt.keys("a", b"tlas", 4096), None);
+        assert_eq!(learnt.keys("a", b"salt", 4097), None);
+    }
+
+    #[test]
+    fn secrets_belong_to_a_user_on_a_server() {
+        let learnt = Learnt::default();
+        let place = |port| Place { hosts: vec![Host::Tcp("h".into())], port, user: "a".into() };
+        let secret = Secret::parse("hunter2").unwrap();
+        assert!(learnt.keep_secret(place(1), &secret));
+        assert_eq!((learnt.secret(&place(1)), learnt.secret(&place(2))), (Some(secret), None));
+        assert!(!format!("{learnt:?}").contains("hunter2"));
+    }
+}

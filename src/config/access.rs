@@ -1,0 +1,191 @@
+//! Who may log in: checks of everything that concerns authentication.
+//!
+//! Owns the way from `auth_hba_file` to its rules, and the checks of users and secrets against the ways to log in.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use super::draft::{Draft, Section};
+use super::hba::{self, Hba};
+use super::problem::Place;
+use super::tls::SslMode;
+use super::{AuthType, Secret, SecretKinds, User};
+
+/// The rules of `auth_hba_file`, if `auth_type` wants them.
+pub(super) fn rules(draft: &mut Draft) -> Option<Hba> {
+    let files = [&mut draft.general.auth_hba_file, &mut draft.general.auth_ident_file];
+    for file in files.into_iter().flatten() {
+        *file = absolute(&draft.base.join(&*file));
+    }
+    let general = &draft.general;
+    let (rules, maps) = (general.auth_hba_file.clone(), general.auth_ident_file.clone());
+    if general.auth_type != AuthType::Hba {
+        if rules.is_some() {
+            let place = draft.place(&["auth_hba_file"]);
+            let message = r#"it is not read, because auth_type is not "hba""#;
+            draft.warning(&place, "auth_hba_file", message);
+        }
+        return None;
+    }
+    let Some(rules) = rules else {
+        let place = draft.place(&["auth_type"]);
+        let message = r#"auth_type = "hba" needs a file of rules; set auth_hba_file"#;
+        draft.problem(&place, "auth_hba_file", message);
+        return None;
+    };
+    let outcome = hba::read(&rules, maps.as_deref(), &hba::Disk);
+    draft.problems.extend(outcome.problems);
+    draft.warnings.extend(outcome.warnings);
+    Some(outcome.hba)
+}
+
+/// The kinds of secrets that users have.
+pub(super) fn kinds<'a>(users: impl Iterator<Item = &'a User>) -> SecretKinds {
+    let mut kinds = SecretKinds::default();
+    users.filter_map(|user| user.secret.as_ref()).for_each(|secret| kinds.count(secret));
+    kinds
+}
+
+/// Checks that somebody can log in, and tells of those who cannot.
+pub(super) fn check(draft: &mut Draft, users: &BTreeMap<String, User>, rules: Option<&Hba>) {
+    check_any(draft);
+    check_auth_query(draft, users);
+    check_tls(draft, rules);
+    if matches!(draft.general.auth_type, AuthType::Trust | AuthType::Any)
+        && !draft.general.admin_users.is_empty()
+    {
+        let place = draft.place(&["admin_users"]);
+        let message = "with this auth_type nobody proves a name: whoever can connect can be an admin";
+        draft.warning(&place, "admin_users", message);
+    }
+    let is_looked_up = looks_users_up(draft);
+    if !is_looked_up && rules.is_some_and(Hba::asks_for_groups) {
+        let place = draft.place(&["auth_hba_file"]);
+        let message = "it asks for the roles of users, which only auth_query can tell: lines with +ROLE or samerole \
+            match nobody, or everybody if they reject; set auth_user";
+        draft.warning(&place, "auth_hba_file", message);
+    }
+    let asks_for_passwords = match draft.general.auth_type {
+        AuthType::ScramSha256 | AuthType::Md5 | AuthType::Password => true,
+        AuthType::Hba => rules.is_some_and(|rules| !rules.asks_for_no_password()),
+        AuthType::Peer | AuthType::Certificate | AuthType::Trust | AuthType::Any | AuthType::Reject => false,
+    };
+    if !asks_for_passwords {
+        return;
+    }
+    if !is_looked_up && !users.values().any(|user| user.secret.is_some()) {
+        let place = draft.place(&["auth_file"]);
+        let message = r#"no client could log in: no user has a password; add a user with password = "...", or set auth_file"#;
+        let ini = "no client could log in: no user has a password; set auth_file to a file of lines such as \"app\" \"secret\"";
+        draft.problem(&place, "users", if draft.ini { ini } else { message });
+        return;
+    }
+    for user in users.values() {
+        let message = match &user.secret {
+            None if rules.is_none() && !is_looked_up => "this user has no password and cannot log in",
+            Some(Secret::Md5(_)) if draft.general.auth_type == AuthType::ScramSha256 => {
+                "this user has an md5 hash and cannot log in by SCRAM; store the password or a verifier, or set auth_type"
+            }
+            _ => continue,
+        };
+        let name = Section::User(user.name.clone()).name();
+        let place = draft.place(&[&name, "auth_file"]);
+        draft.warning(&place, name, message);
+    }
+}
+
+/// Certificates and encrypted connections need TLS.
+fn check_tls(draft: &mut Draft, rules: Option<&Hba>) {
+    let tls = &draft.general.client_tls;
+    let (has_tls, has_authorities) = (tls.sslmode != SslMode::Disable, tls.ca_file.is_some());
+    let key = if draft.general.auth_type == AuthType::Certificate { "auth_type" } else { "auth_hba_file" };
+    let asks = key == "auth_type" || rules.is_some_and(Hba::asks_for_certificates);
+    let place = draft.place(&[key]);
+    if asks && !(has_tls && has_authorities) {
+        let message = "clients are asked for certificates, which nobody can check; set client_tls_sslmode, \
+            client_tls_cert_file and client_tls_key_file, and client_tls_ca_file to the authority of the certificates";
+        draft.problem(&place, key, message);
+    } else if !has_tls && rules.is_some_and(Hba::asks_for_tls) {
+        let message = "lines with hostssl match nobody, because client_tls_sslmode is \"disable\"";
+        draft.warning(&place, key, message);
+    }
+}
+
+/// Whether users of any database are looked up.
+fn looks_users_up(draft: &Draft) -> bool {
+    draft.general.auth_user.is_some() || draft.databases.values().any(|entry| entry.auth_user.is_some())
+}
+
+/// Checks who looks users up, and where.
+fn check_auth_query(draft: &mut Draft, users: &BTreeMap<String, User>) {
+    let mut problems = Vec::new();
+    let mut warnings = Vec::new();
+    let general = (Section::General, &draft.general.auth_user, &draft.general.auth_dbname);
+    let databases = draft
+        .databases
+        .iter()
+        .map(|(name, entry)| (Section::Database(name.clone()), &entry.auth_user, &entry.auth_dbname));
+    for (section, auth_user, auth_dbname) in std::iter::once(general).chain(databases) {
+        let key = section.key("auth_dbname");
+        if let Some(name) = auth_dbname
+            && !draft.databases.contains_key(name)
+            && !draft.databases.contains_key("*")
+        {
+            let message = format!("there is no database {name:?}; add [databases.{name}], or name another");
+            problems.push(draft.place(&[&key]).problem(&key, message));
+        }
+        let key = section.key("auth_user");
+        let secret =
+            auth_user.as_ref().and_then(|user| users.get(user)).and_then(|user| user.secret.as_ref());
+        if matches!(secret, Some(Secret::Scram(_))) {
+            let message = "a SCRAM verifier cannot log in to a server; store this user's password itself";
+            problems.push(draft.place(&[&key]).problem(&key, message));
+        }
+    }
+    if !looks_users_up(draft) && (draft.is_set("auth_query") || draft.is_set("auth_dbname")) {
+        let place = draft.place(&["auth_query", "auth_dbname"]);
+        warnings.push(place.problem("auth_query", "it is not used, because auth_user is not set"));
+    }
+    let is_anywhere = draft.general.auth_user.is_some() && draft.general.auth_dbname.is_none();
+    if is_anywhere && draft.databases.contains_key("*") {
+        let message = "with a database \"*\" it runs in whatever database a client names; set auth_dbname";
+        warnings.push(draft.place(&["auth_user"]).problem("auth_dbname", message));
+    }
+    draft.problems.extend(problems);
+    draft.warnings.extend(warnings);
+}
+
+/// With `any`, a client's name means nothing: the databases must say whose servers it gets.
+fn check_any(draft: &mut Draft) {
+    if draft.general.auth_type != AuthType::Any {
+        return;
+    }
+    let nameless: Vec<String> = draft
+        .databases
+        .iter()
+        .filter(|(_, entry)| entry.user.is_none())
+        .map(|(name, _)| Section::Database(name.clone()).key("user"))
+        .collect();
+    for key in nameless {
+        let place = draft.place(&[key.trim_end_matches(".user")]);
+        let message = r#"auth_type = "any" takes any name, so a database needs a fixed user; set user"#;
+        draft.problem(&place, key, message);
+    }
+}
+
+/// Warns if every user of the machine can read a file of secrets.
+pub(super) fn warn_if_open(draft: &mut Draft, place: &Place, key: &str, file: &Path) {
+    let Ok(metadata) = std::fs::metadata(file) else {
+        return;
+    };
+    if metadata.permissions().mode() & 0o004 != 0 {
+        let message =
+            format!("every user of this machine can read the secrets; run: chmod o-r {}", file.display());
+        draft.warning(place, key, message);
+    }
+}
+
+pub(super) fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}

@@ -14,7 +14,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # Major versions tested besides the installed one, and the test binaries whose outcome depends on the version.
 majors=(14 15 16 17 18)
 versioned=(harness differential findings protocol_copy protocol_extended protocol_sharing protocol_sql_prepare
-    protocol_startup protocol_transactions)
+    protocol_startup protocol_transactions session_state session_state_pins session_state_settings)
 
 quick=false
 all_drivers=false

@@ -14,7 +14,7 @@ use crate::protocol::{ErrorFields, Header, backend, frontend};
 use crate::server::ServerError;
 use crate::server::owed::Owed;
 use crate::session::footprint::ResetPlan;
-use crate::session::settings::{ROLE, SESSION_AUTHORIZATION, followed};
+use crate::session::settings::{ROLE, SESSION_AUTHORIZATION, followed, is_refusable};
 use crate::session::survey::{Asked, Findings, bound_names, custom_names, hints, question};
 use crate::session::{Footprint, Settings};
 use std::sync::Arc;
@@ -61,6 +61,11 @@ impl Relay {
             custom_names(executing, &mut self.custom);
         }
         self.note_footprint(hints(statement));
+    }
+
+    /// Notes the names of custom settings in a text that may be executed, or give them, before it is known what is prepared.
+    pub(super) fn note_prepared_names(&mut self, text: &[u8]) {
+        custom_names(text, &mut self.custom);
     }
 
     /// Notes the names of custom settings among values that are bound.
@@ -210,10 +215,9 @@ impl Relay {
         let difference = lease.in_force.difference(&self.settings);
         if !difference.is_empty() {
             self.shard.counters().setting_syncs.add(1);
-            let may_fail = lease
-                .in_force
-                .changes(&self.settings)
-                .any(|(name, value)| followed(name).is_none() && !self.shard.was_taken(name, value));
+            let may_fail = lease.in_force.changes(&self.settings).any(|(name, value)| {
+                followed(name).is_none() && (is_refusable(name) || !self.shard.was_taken(name, value))
+            });
             let has_role = |settings: &Settings| settings.has_role();
             if may_fail || has_role(&self.settings) || has_role(&lease.in_force) {
                 self.confirming = Some(Box::default());

@@ -460,6 +460,7 @@ impl Relay {
         if found.intersects(MAY_NAME_SETTINGS) {
             self.note_hints(sql);
         }
+        self.note_prepared_names(sql);
         self.note_executed_hints(sql);
         let met = self.meet_names(sql, found, in_query);
         if met {

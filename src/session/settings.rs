@@ -41,6 +41,24 @@ const READING: [&str; 16] = [
     "xmloption",
 ];
 
+/// Settings whose values a server can refuse though another has taken them: it depends on the catalog, on rights, or on what
+/// the session has done before.
+const REFUSABLE: [&str; 6] = [
+    "default_table_access_method",
+    "default_tablespace",
+    "default_text_search_config",
+    "session_replication_role",
+    "temp_buffers",
+    "temp_tablespaces",
+];
+
+/// Whether a server can refuse a value of this setting, given in lower case, though another one has taken it. (A
+/// procedural language takes the names that begin with its own when it is loaded.)
+#[must_use]
+pub fn is_refusable(name: &str) -> bool {
+    REFUSABLE.contains(&name) || name.starts_with("pl") && name.contains('.')
+}
+
 /// What `SET ROLE` sets, as a name in [`Settings`].
 pub const ROLE: &str = "role";
 /// What `SET SESSION AUTHORIZATION` sets, as a name in [`Settings`].

@@ -1,19 +1,13 @@
-//! State that only one server has: its client finds it there, whatever others do, and nobody else does; limits and accidents.
+//! State that only one server has: its client finds it there, whatever others do, and nobody else does.
 
 mod support;
 
 #[path = "support/faithful.rs"]
 mod faithful;
-#[path = "support/watch.rs"]
-mod watch;
 
 use faithful::faithful_when_pinned;
-use support::backend::first_error;
-use support::cluster::{Cluster, Role};
 use support::differential::Script;
-use support::eventually;
-use support::frontend::{self, bind, execute, parse, query, sync};
-use watch::Console;
+use support::frontend::{bind, execute, parse, query, sync};
 
 /// Each statement by itself, so that a server could change hands behind each.
 fn told(name: &str, statements: &[&str]) -> Script {

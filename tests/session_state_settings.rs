@@ -113,6 +113,9 @@ const FORMS: &[&str] = &[
     "SELECT NULL = NULL",
     "UPDATE pg_settings SET setting = '11MB' WHERE name = 'work_mem'",
     "SHOW work_mem",
+    // From 16 on, in which order PostgreSQL reports what one RESET ALL changes depends on what the server has been through.
+    "RESET DateStyle",
+    "RESET IntervalStyle",
     "RESET ALL",
     "SHOW work_mem",
     "SHOW DateStyle",

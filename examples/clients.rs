@@ -433,8 +433,9 @@ impl Console {
             }
         };
         for row in self.rows("SHOW STATS").await {
-            // The second name is pgbouncer's.
-            add("leases".to_owned(), row.get("leases").or_else(|| row.get("total_server_assignment_count")));
+            add("leases".to_owned(), row.get("total_server_assignment_count"));
+        }
+        for row in self.rows("SHOW COUNTERS").await {
             add("resets".to_owned(), row.get("resets"));
             add("resets: failed".to_owned(), row.get("failed_resets"));
         }

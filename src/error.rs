@@ -65,6 +65,24 @@ pub enum Kind {
     NoTransactions,
     /// Something is larger than pgvalet handles.
     TooLarge,
+    /// A command that the admin console does not understand.
+    Syntax,
+    /// A command that only `admin_users` may give.
+    NotAllowed,
+    /// What is asked for is not possible as things stand.
+    WrongState,
+    /// A statement in a transaction that has failed.
+    FailedTransaction,
+    /// No prepared statement of this name.
+    UnknownStatement,
+    /// A prepared statement of this name is there already.
+    DuplicateStatement,
+    /// No portal of this name.
+    UnknownPortal,
+    /// A portal of this name is there already.
+    DuplicatePortal,
+    /// The configuration file is wrong.
+    Configuration,
     /// A bug in pgvalet.
     Internal,
 }
@@ -89,6 +107,15 @@ impl Kind {
             Kind::CannotConnect => "08001",
             Kind::ServerLost => "08006",
             Kind::TooLarge => "54000",
+            Kind::Syntax => "42601",
+            Kind::NotAllowed => "42501",
+            Kind::WrongState => "55000",
+            Kind::FailedTransaction => "25P02",
+            Kind::UnknownStatement => "26000",
+            Kind::DuplicateStatement => "42P05",
+            Kind::UnknownPortal => "34000",
+            Kind::DuplicatePortal => "42P03",
+            Kind::Configuration => "F0000",
             Kind::Internal => "XX000",
         }
     }
@@ -112,6 +139,15 @@ impl Error {
     pub fn detail(mut self, detail: impl Into<Box<str>>) -> Error {
         self.detail = Some(detail.into());
         self
+    }
+
+    /// SQLSTATE: the server's own if the words are.
+    #[must_use]
+    pub fn sqlstate(&self) -> &[u8] {
+        match &self.server {
+            Some(body) => backend::ErrorFields::new(body).code(),
+            None => self.kind.sqlstate().as_bytes(),
+        }
     }
 
     /// Appends it as an ErrorResponse.

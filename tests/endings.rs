@@ -72,7 +72,9 @@ impl Scene {
     #[track_caller]
     fn nothing_left(&self) {
         let mut console = Console::open(&self.valet);
-        console.wait_pool("sv_active", 0);
+        for column in ["sv_active", "sv_tested", "sv_being_canceled"] {
+            console.wait_pool(column, 0);
+        }
         wait_sessions(&self.cluster, "state <> 'idle'", 0);
         wait_sessions(&self.cluster, "xact_start IS NOT NULL", 0);
         assert_eq!(console.pool("cl_waiting"), 0);

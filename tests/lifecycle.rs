@@ -36,7 +36,7 @@ fn wait_draining(valet: &Pgvalet) {
 
 fn waiting(console: &mut Client) -> u64 {
     let rows = console.rows("SHOW POOLS");
-    rows.iter().map(|row| row[2].as_deref().unwrap_or("0").parse::<u64>().expect("a number")).sum()
+    rows.iter().map(|row| row[3].as_deref().unwrap_or("0").parse::<u64>().expect("a number")).sum()
 }
 
 fn console(valet: &Pgvalet) -> Client {
@@ -178,7 +178,7 @@ fn assert_told_to_leave(messages: &[Message]) {
 
 #[test]
 fn a_shutdown_lets_transactions_finish_and_sends_the_idle_away() {
-    for how in ["TERM", "INT", "SHUTDOWN"] {
+    for how in ["TERM", "INT", "SHUTDOWN WAIT_FOR_SERVERS"] {
         let cluster = Cluster::start();
         let valet = trusting(&cluster).start();
         cluster.sql("CREATE TABLE kept (x int)");
@@ -190,7 +190,7 @@ fn a_shutdown_lets_transactions_finish_and_sends_the_idle_away() {
         match how {
             "TERM" => valet.sigterm(),
             "INT" => valet.sigint(),
-            _ => assert_eq!(console(&valet).query("SHUTDOWN")[0].command().as_deref(), Some("SHUTDOWN")),
+            _ => assert_eq!(console(&valet).query(how)[0].command().as_deref(), Some("SHUTDOWN")),
         }
         wait_draining(&valet);
         assert_told_to_leave(&idle.until_end());

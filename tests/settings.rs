@@ -225,7 +225,7 @@ fn a_value_that_is_canonicalised_otherwise_is_not_sent_for_ever() {
         assert_eq!(client.value("SHOW datestyle"), "ISO, DMY");
     }
     let mut console = valet.login(&Login::new("boss", "pgvalet"));
-    let reply = console.query("SHOW STATS");
+    let reply = console.query("SHOW COUNTERS");
     let columns = reply[0].columns().expect("columns");
     let at = columns.iter().position(|name| name == "setting_syncs").expect("a column");
     let rows = support::backend::rows(&reply);

@@ -1,28 +1,55 @@
-//! The admin console: commands in, tables out.
+//! The admin console, on the databases `pgbouncer` and `pgvalet`: commands in, tables out.
 //!
-//! It looks at what the pools and workers publish and never stands in the way of a transaction.
+//! It looks at what the pools and workers publish and never stands in the way of a transaction. [`command`] reads what is
+//! asked, [`session`] speaks the protocol, [`tables`] has a file for each kind of table, [`averages`] the counters of SHOW
+//! STATS over time. What the console makes the process do goes through [`Control`].
 
+pub mod averages;
+pub mod command;
+pub mod session;
+pub mod table;
 pub mod tables;
 
-use crate::client::context::Console;
+use crate::client::context::{Console, ConsoleSession, Report};
 use crate::error::{Error, Kind};
 use crate::pool::Registry;
-use crate::protocol::{ErrorMessage, backend};
+use crate::protocol::ErrorMessage;
+use averages::Averages;
 use bytes::BytesMut;
+use command::{Command, Shutdown};
+use session::Session;
+use std::pin::Pin;
 use std::sync::Arc;
-use tables::Table;
+use std::sync::atomic::AtomicU32;
+use std::time::Duration;
+use table::{Column, Row, Type};
+
+/// How often a command that waits looks whether it is done.
+const LOOK: Duration = Duration::from_millis(10);
+/// The name of the console's own database in tables, and its user.
+pub const CONSOLE: &str = "pgbouncer";
+
+/// Something that takes a while.
+pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 
 /// What the console can make the process do.
 pub trait Control: Send + Sync + std::fmt::Debug {
-    /// Reads the configuration again; what is wrong with it otherwise.
-    ///
-    /// # Errors
-    /// All problems of the file, as text.
-    fn reload(&self) -> Result<(), String>;
+    /// Reads the configuration again; all that is wrong with it otherwise.
+    fn reload(&self) -> Pending<'_, Result<(), String>>;
+    /// Changes a setting; a word about it, or what is wrong with it.
+    fn set<'a>(&'a self, key: &'a str, value: &'a str) -> Pending<'a, Result<Option<String>, String>>;
     /// Begins to shut down.
-    fn shut_down(&self);
+    fn shut_down(&self, how: Shutdown);
     /// Clients of each worker.
     fn worker_loads(&self) -> Vec<u32>;
+    /// Has every worker tell of itself.
+    fn reports(&self) -> Pending<'_, Vec<Report>>;
+    /// Has every worker look after all pools, because an order was given.
+    fn stir(&self) -> Pending<'_, ()>;
+    /// Ends all clients of a database, or all.
+    fn kill<'a>(&'a self, database: Option<&'a str>) -> Pending<'a, ()>;
+    /// Ends one client; whether there is one of this number.
+    fn kill_client(&self, id: u32) -> Pending<'_, bool>;
 }
 
 /// The console of a process.
@@ -30,70 +57,233 @@ pub trait Control: Send + Sync + std::fmt::Debug {
 pub struct Admin {
     registry: Arc<Registry>,
     control: Box<dyn Control>,
+    averages: Averages,
+    sessions: AtomicU32,
 }
 
-const HELP: &str = "SHOW STATS | POOLS | RESETS | WORKERS | VERSION; RELOAD; SHUTDOWN";
+/// What a command comes to.
+#[derive(Debug, Default)]
+pub struct Answer {
+    /// Rows, of the columns that the command has.
+    pub rows: Vec<Row>,
+    /// The tag of CommandComplete.
+    pub tag: String,
+    /// What is said besides.
+    pub notices: Vec<Notice>,
+}
+
+/// Something said besides.
+#[derive(Debug)]
+pub struct Notice {
+    severity: &'static str,
+    message: String,
+    detail: Option<&'static str>,
+}
+
+impl Notice {
+    pub(crate) fn write(&self, out: &mut BytesMut) {
+        let Notice { severity, message, detail } = self;
+        ErrorMessage { severity, code: "00000", message, detail: *detail, hint: None }.write(out);
+    }
+}
+
+impl Answer {
+    /// Just a tag.
+    #[must_use]
+    pub fn tag(tag: &str) -> Answer {
+        Answer { tag: tag.into(), ..Answer::default() }
+    }
+
+    fn rows(rows: Vec<Row>) -> Answer {
+        Answer { rows, ..Answer::tag("SHOW") }
+    }
+}
+
+impl Command {
+    /// The columns of its result, if it has one.
+    #[must_use]
+    pub fn columns(&self) -> Option<&'static [Column]> {
+        match self {
+            Command::Show(show) => show.columns(),
+            Command::Parameter(name, _) => tables::parameter_columns(name),
+            Command::SelectOne => Some(&[("?column?", Type::Int4)]),
+            _ => None,
+        }
+    }
+
+    /// Whether only `admin_users` may give it.
+    #[must_use]
+    pub fn needs_admin(&self) -> bool {
+        match self {
+            Command::Empty
+            | Command::Parameter(..)
+            | Command::SelectOne
+            | Command::Begin
+            | Command::Commit
+            | Command::Rollback
+            | Command::SetSession => false,
+            Command::Show(show) => show.needs_admin(),
+            _ => true,
+        }
+    }
+}
 
 impl Admin {
     /// A console that looks at these pools.
     #[must_use]
     pub fn new(registry: Arc<Registry>, control: Box<dyn Control>) -> Admin {
-        Admin { registry, control }
+        Admin { registry, control, averages: Averages::default(), sessions: AtomicU32::new(0) }
     }
 
-    fn command(&self, words: &[&str], is_admin: bool, out: &mut BytesMut) -> Result<(), Error> {
-        let forbidden = || Error::new(Kind::InvalidAuthorization, "only admin_users may do that");
-        match words {
-            [] => out.extend_from_slice(&[b'I', 0, 0, 0, 4]),
-            ["show", "help"] => {
-                let notice = ErrorMessage {
-                    severity: "NOTICE",
-                    code: "00000",
-                    message: "Console usage",
-                    detail: Some(HELP),
-                    hint: None,
-                };
-                notice.write(out);
-                backend::command_complete(out, "SHOW");
+    /// Begins a new period of averages.
+    pub fn tick(&self) {
+        self.averages.tick(&self.registry);
+    }
+
+    fn shut_down(&self, how: Shutdown) {
+        self.control.shut_down(how);
+    }
+
+    async fn run(&self, command: &Command) -> Result<Answer, Error> {
+        match command {
+            Command::Empty => Ok(Answer::default()),
+            Command::Show(show) => self.show(*show).await,
+            Command::Parameter(_, value) => Ok(Answer::rows(vec![vec![(*value).into()]])),
+            Command::SelectOne => Ok(Answer { rows: vec![vec![1u32.into()]], ..Answer::tag("SELECT 1") }),
+            Command::Begin => Ok(Answer::tag("BEGIN")),
+            Command::Commit => Ok(Answer::tag("COMMIT")),
+            Command::Rollback => Ok(Answer::tag("ROLLBACK")),
+            Command::SetSession => Ok(Answer::tag("SET")),
+            Command::Set { key, value } => self.set(key, value).await,
+            Command::Reload => {
+                self.control.reload().await.map_err(|problems| Error::new(Kind::Configuration, problems))?;
+                Ok(Answer::tag("RELOAD"))
             }
-            ["show", what] => {
-                let table = match *what {
-                    "stats" => tables::stats(&self.registry),
-                    "pools" => tables::pools(&self.registry),
-                    "resets" => tables::resets(&self.registry),
-                    "workers" => tables::workers(&self.control.worker_loads()),
-                    "version" => Table::single("version", concat!("pgvalet ", env!("CARGO_PKG_VERSION"))),
-                    _ => {
-                        return Err(
-                            Error::new(Kind::Unsupported, format!("SHOW {what} is not known")).hint(HELP)
-                        );
-                    }
-                };
-                table.write(out);
-                backend::command_complete(out, "SHOW");
+            Command::Pause(database) => self.pause(database.as_deref()).await,
+            Command::Resume(database) => self.resume(database.as_deref()).await,
+            Command::Disable(database) => self.set_disabled(database, true),
+            Command::Enable(database) => self.set_disabled(database, false),
+            Command::Kill(database) => self.kill(database.as_deref()).await,
+            Command::KillClient(id) => {
+                if self.control.kill_client(*id).await {
+                    Ok(Answer::tag("KILL_CLIENT"))
+                } else {
+                    Err(Error::new(Kind::WrongState, "client not found")
+                        .hint("SHOW CLIENTS has the number of each client in its column id."))
+                }
             }
-            ["reload"] if !is_admin => return Err(forbidden()),
-            ["reload"] => {
-                self.control.reload().map_err(|problems| Error::new(Kind::Internal, problems))?;
-                backend::command_complete(out, "RELOAD");
+            Command::Reconnect(database) => {
+                self.check_database(database.as_deref(), "reconnect")?;
+                self.registry.renew(database.as_deref());
+                self.control.stir().await;
+                Ok(Answer::tag("RECONNECT"))
             }
-            ["shutdown"] if !is_admin => return Err(forbidden()),
-            ["shutdown"] => {
-                self.control.shut_down();
-                backend::command_complete(out, "SHUTDOWN");
+            Command::WaitClose(database) => {
+                self.check_database(database.as_deref(), "wait in")?;
+                while !self.registry.is_renewed(database.as_deref()) {
+                    tokio::time::sleep(LOOK).await;
+                }
+                Ok(Answer::tag("WAIT_CLOSE"))
             }
-            _ => return Err(Error::new(Kind::Unsupported, "unknown command").hint(HELP)),
+            // Done by the session when the answer has been sent.
+            Command::Shutdown(_) => Ok(Answer::tag("SHUTDOWN")),
         }
-        Ok(())
+    }
+
+    async fn set(&self, key: &str, value: &str) -> Result<Answer, Error> {
+        let word = self.control.set(key, value).await.map_err(|problem| {
+            let detail = Some(problem.into_boxed_str());
+            Error { detail, ..Error::new(Kind::InvalidValue, "SET failed") }
+        })?;
+        let notice = |message| Notice { severity: "WARNING", message, detail: None };
+        Ok(Answer {
+            notices: word.into_iter().map(notice).collect(),
+            ..Answer::tag(&format!("SET {key}={value}"))
+        })
+    }
+
+    /// Pauses, and waits until every server has been closed.
+    async fn pause(&self, database: Option<&str>) -> Result<Answer, Error> {
+        self.check_database(database, "pause")?;
+        if self.registry.is_all_paused() || !self.registry.pause(database) && database.is_none() {
+            return Err(Error::new(Kind::WrongState, "already paused"));
+        }
+        self.control.stir().await;
+        while !self.registry.is_at_rest(database) {
+            let still = match database {
+                Some(name) => self.registry.is_paused(name),
+                None => self.registry.is_all_paused(),
+            };
+            if !still {
+                return Err(Error::new(Kind::WrongState, "the pause was taken back by RESUME"));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok(Answer::tag("PAUSE"))
+    }
+
+    /// Takes a pause back whose PAUSE was canceled while it waited.
+    fn take_back_pause(&self, database: Option<&str>) {
+        self.registry.resume(database);
+        // The next sweep serves those who wait.
+    }
+
+    async fn resume(&self, database: Option<&str>) -> Result<Answer, Error> {
+        self.check_known(database)?;
+        if !self.registry.resume(database) {
+            let text = match database {
+                Some(name) => format!("database {name} is not paused"),
+                None => "pooler is not paused".into(),
+            };
+            return Err(Error::new(Kind::WrongState, text));
+        }
+        self.control.stir().await;
+        Ok(Answer::tag("RESUME"))
+    }
+
+    fn set_disabled(&self, database: &str, disabled: bool) -> Result<Answer, Error> {
+        let verb = if disabled { "disable" } else { "enable" };
+        self.check_database(Some(database), verb)?;
+        self.registry.set_disabled(database, disabled);
+        Ok(Answer::tag(if disabled { "DISABLE" } else { "ENABLE" }))
+    }
+
+    /// Ends all clients; new ones wait for RESUME.
+    async fn kill(&self, database: Option<&str>) -> Result<Answer, Error> {
+        self.check_database(database, "kill")?;
+        self.registry.pause(database);
+        self.control.kill(database).await;
+        self.control.stir().await;
+        Ok(Answer::tag("KILL"))
+    }
+
+    fn check_database(&self, database: Option<&str>, verb: &str) -> Result<(), Error> {
+        match database {
+            Some(name) if crate::routing::ADMIN_DATABASES.contains(&name) => {
+                Err(Error::new(Kind::WrongState, format!("cannot {verb} admin db: {name}")))
+            }
+            database => self.check_known(database),
+        }
+    }
+
+    fn check_known(&self, database: Option<&str>) -> Result<(), Error> {
+        let is_known = |name: &str| {
+            crate::routing::ADMIN_DATABASES.contains(&name)
+                || self.registry.config().database(name).is_some()
+                || self.registry.pools().iter().any(|pool| *pool.key.database == *name)
+        };
+        match database {
+            Some(name) if !is_known(name) => {
+                Err(Error::new(Kind::UnknownDatabase, format!("no such database: {name}"))
+                    .hint("SHOW DATABASES lists them."))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
 impl Console for Admin {
-    fn answer(&self, sql: &str, is_admin: bool, out: &mut BytesMut) {
-        let command = sql.trim().trim_end_matches(';').to_ascii_lowercase();
-        let words: Vec<&str> = command.split_ascii_whitespace().collect();
-        if let Err(error) = self.command(&words, is_admin, out) {
-            error.write(out, "ERROR");
-        }
+    fn open(self: Arc<Self>, is_admin: bool) -> Box<dyn ConsoleSession> {
+        Box::new(Session::new(self, is_admin))
     }
 }

@@ -1,12 +1,19 @@
 //! What a worker knows of each of its clients: enough to find it, judge it by the clock, and speak to it.
 
 use crate::error::Error;
+use crate::metrics::Ended;
+use crate::net::Stream;
+use crate::net::stream::Address;
 use crate::pool::Seat;
+use crate::pool::roster::next_id;
+use crate::protocol::startup::{Replication, Startup};
 use crate::routing::Limits;
+use crate::session::Reported;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Waker};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::oneshot;
 
 /// How long a client that closed its connection in mid-query may still be owed something. A half-closed socket looks
@@ -43,6 +50,63 @@ pub enum Verdict {
     Drain,
 }
 
+/// Where a client comes from and what it came for.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    /// Its end of the connection.
+    pub peer: Address,
+    /// Our end.
+    pub local: Option<Address>,
+    /// The number of the connection's descriptor.
+    pub fd: i32,
+    /// What kind of replication it asked for: `none`, `physical` or `logical`.
+    pub replication: &'static str,
+    /// What it calls itself at its login.
+    pub application_name: Box<str>,
+    /// When it logged in.
+    pub connected_at: SystemTime,
+}
+
+impl Origin {
+    /// The origin of a client that logs in just now.
+    #[must_use]
+    pub fn of(stream: &Stream, startup: &Startup, peer: &Address) -> Origin {
+        Origin {
+            peer: peer.clone(),
+            local: stream.local(),
+            fd: stream.fd(),
+            replication: match startup.replication() {
+                Ok(Some(Replication::Physical)) => "physical",
+                Ok(Some(Replication::Logical)) => "logical",
+                _ => "none",
+            },
+            application_name: startup.get("application_name").unwrap_or_default().into(),
+            connected_at: SystemTime::now(),
+        }
+    }
+}
+
+/// What others are told of a client.
+#[derive(Debug, Clone)]
+pub struct ClientInfo {
+    /// Its number.
+    pub id: u32,
+    /// Name of the database it asked for.
+    pub database: Box<str>,
+    /// Its user.
+    pub user: Box<str>,
+    /// Where it comes from.
+    pub origin: Origin,
+    /// What it calls itself.
+    pub application_name: Box<str>,
+    /// What it is doing.
+    pub activity: Activity,
+    /// For how long.
+    pub since: Duration,
+    /// Its prepared statements.
+    pub prepared: u32,
+}
+
 /// One client, as its worker sees it.
 #[derive(Debug)]
 pub struct ClientCell {
@@ -60,6 +124,12 @@ pub struct ClientCell {
     pub limits: Cell<Limits>,
     activity: Cell<Activity>,
     since: Cell<Instant>,
+    /// When its transaction began, while it has one.
+    began: Cell<Instant>,
+    origin: Origin,
+    /// What it has been told of its settings; empty until its first query.
+    told: RefCell<Arc<Reported>>,
+    prepared: Cell<u32>,
     waker: RefCell<Option<Waker>>,
     verdict: RefCell<Option<Verdict>>,
     cancel: RefCell<Option<oneshot::Sender<()>>>,
@@ -70,16 +140,28 @@ pub struct ClientCell {
 impl ClientCell {
     /// A client that has just logged in.
     #[must_use]
-    pub fn new(database: &str, user: &str, pid: i32, secret: Box<[u8]>, limits: Limits) -> ClientCell {
+    pub fn new(
+        database: &str,
+        user: &str,
+        pid: i32,
+        secret: Box<[u8]>,
+        limits: Limits,
+        origin: Origin,
+    ) -> ClientCell {
+        let now = Instant::now();
         ClientCell {
             database: database.into(),
             user: user.into(),
             pid,
             secret,
-            seat: Rc::default(),
+            seat: Rc::new(Seat::of(next_id())),
             limits: Cell::new(limits),
             activity: Cell::new(Activity::Login),
-            since: Cell::new(Instant::now()),
+            since: Cell::new(now),
+            began: Cell::new(now),
+            origin,
+            told: RefCell::default(),
+            prepared: Cell::new(0),
             waker: RefCell::default(),
             verdict: RefCell::default(),
             cancel: RefCell::default(),
@@ -100,11 +182,54 @@ impl ClientCell {
         self.since.get()
     }
 
-    /// Notes what it is doing from now on.
+    /// Notes what it is doing from now on, and tells what that puts an end to.
     #[inline]
-    pub fn set_activity(&self, activity: Activity, now: Instant) {
-        self.activity.set(activity);
-        self.since.set(now);
+    pub fn set_activity(&self, activity: Activity, now: Instant) -> Ended {
+        use Activity::{Active, Idle, IdleInTransaction, Pinned};
+        let (before, since) = (self.activity.replace(activity), self.since.replace(now));
+        let mut ended = Ended::default();
+        if activity == Active && !matches!(before, Active | IdleInTransaction) {
+            self.began.set(now);
+        }
+        if before == Active && matches!(activity, Idle | Pinned | IdleInTransaction) {
+            ended.query = Some(now.saturating_duration_since(since));
+        }
+        if matches!(before, Active | IdleInTransaction) && matches!(activity, Idle | Pinned) {
+            ended.transaction = Some(now.saturating_duration_since(self.began.get()));
+        }
+        ended
+    }
+
+    /// Notes what others may want to know of it, at the end of a transaction.
+    #[inline]
+    pub fn note(&self, prepared: usize, told: &Arc<Reported>) {
+        self.prepared.set(prepared as u32);
+        if !Arc::ptr_eq(&self.told.borrow(), told) {
+            *self.told.borrow_mut() = told.clone();
+        }
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.seat.client()
+    }
+
+    /// What others are told of it.
+    #[must_use]
+    pub fn info(&self, now: Instant) -> ClientInfo {
+        let told = self.told.borrow();
+        let named = told.get(b"application_name").map(|name| String::from_utf8_lossy(name).into());
+        ClientInfo {
+            id: self.id(),
+            database: self.database.clone(),
+            user: self.user.clone(),
+            origin: self.origin.clone(),
+            application_name: named.unwrap_or_else(|| self.origin.application_name.clone()),
+            activity: self.activity.get(),
+            since: now.saturating_duration_since(self.since.get()),
+            prepared: self.prepared.get(),
+        }
     }
 
     /// Keeps the task's waker, so that it can be spoken to.

@@ -1,19 +1,43 @@
-//! A client of the admin console: simple queries, answered by pgvalet itself.
+//! A client of the admin console: carries messages between its connection and its session in `admin`.
+//!
+//! It is in its worker's list of clients like everybody, so that it is shown, can be ended, and can cancel what it waits
+//! for. A shutdown of the process does not wait for it.
 
-use crate::client::context::Context;
-use crate::client::login::{Connection, Refusal};
+use crate::client::cell::{Activity, ClientCell, Origin, Verdict};
+use crate::client::context::{ConsoleSession, Context};
+use crate::client::login::{Connection, MAX_AUTH_MESSAGE, Refusal, Registered};
 use crate::error::{Error, Kind};
-use crate::protocol::{TxStatus, backend, frontend};
+use crate::net::stream::Address;
+use crate::protocol::frame::HEADER;
+use crate::protocol::startup::Startup;
+use crate::protocol::{Header, TxStatus, backend};
+use crate::routing::Limits;
 use bytes::BytesMut;
+use std::future::poll_fn;
 use std::rc::Rc;
+use std::task::Poll;
+use std::time::Instant;
+
+/// Answers gathered before they are sent without being asked for.
+const GATHERED: usize = 64 * 1024;
+/// Nobody is thrown out of the console by the clock.
+const UNLIMITED: Limits = Limits {
+    query_timeout: None,
+    query_wait_timeout: None,
+    client_idle_timeout: None,
+    idle_transaction_timeout: None,
+    pin_timeout: None,
+};
 
 /// Serves the console until the client leaves. The user has proved who it is.
 pub(super) async fn serve(
     context: &Rc<Context>,
     connection: &mut Connection,
-    user: &str,
+    startup: &Startup,
+    peer: &Address,
 ) -> Result<(), Refusal> {
     let config = context.config();
+    let user = startup.user().unwrap_or_default();
     let is_admin = config.general.admin_users.iter().any(|name| name == user);
     if !is_admin && !config.general.stats_users.iter().any(|name| name == user) {
         let text = format!("user \"{user}\" may not use the admin console");
@@ -21,37 +45,136 @@ pub(super) async fn serve(
             .hint("Name the user in admin_users or stats_users.")
             .into());
     }
+    let mut secret = vec![0; if startup.minor >= 2 { 32 } else { 4 }];
+    // Without randomness a zero secret would let others cancel.
+    let secret = if getrandom::fill(&mut secret).is_ok() { secret.into() } else { Box::default() };
+    let origin = Origin::of(&connection.stream, startup, peer);
+    let (slot, cell) =
+        context.register(|pid| ClientCell::new(startup.database(), user, pid, secret, UNLIMITED, origin));
+    let _registered = Registered { context: context.clone(), slot };
+
     let mut out = BytesMut::new();
     backend::authentication(&mut out, 0, &[]);
-    let version = concat!(env!("CARGO_PKG_VERSION"), "/pgvalet");
-    for (name, value) in
-        [("server_version", version), ("client_encoding", "UTF8"), ("server_encoding", "UTF8")]
-    {
+    let parameters = [
+        ("server_version", concat!(env!("CARGO_PKG_VERSION"), "/bouncer")),
+        ("client_encoding", "UTF8"),
+        ("server_encoding", "UTF8"),
+        ("DateStyle", "ISO, MDY"),
+        ("integer_datetimes", "on"),
+        ("TimeZone", "UTC"),
+        ("standard_conforming_strings", "on"),
+        ("is_superuser", if is_admin { "on" } else { "off" }),
+    ];
+    for (name, value) in parameters {
         backend::parameter_status(&mut out, name, value);
     }
-    backend::backend_key_data(&mut out, 0, &[0; 4]);
+    backend::backend_key_data(&mut out, cell.pid, &cell.secret);
+    backend::ready_for_query(&mut out, TxStatus::Idle);
+    connection.write(&out).await?;
+    let session = context.process.console.clone().open(is_admin);
+    converse(connection, &cell, session).await
+}
+
+async fn converse(
+    connection: &mut Connection,
+    cell: &ClientCell,
+    mut session: Box<dyn ConsoleSession>,
+) -> Result<(), Refusal> {
+    let mut out = BytesMut::new();
     loop {
-        backend::ready_for_query(&mut out, TxStatus::Idle);
-        connection.write(&out).await?;
-        out.clear();
-        let (tag, message) = connection.console_message().await?;
-        match tag {
-            b'Q' => {
-                let sql = String::from_utf8_lossy(frontend::read_query(&message)).into_owned();
-                context.process.console.answer(&sql, is_admin, &mut out);
-            }
-            b'X' => return Ok(()),
-            // Sync alone is answered by ReadyForQuery.
-            b'S' => {}
-            _ => {
-                let error =
-                    Error::new(Kind::Unsupported, "the admin console understands simple queries only")
-                        .hint("Use psql, or your driver's simple query mode.");
-                error.write(&mut out, "ERROR");
-                if tag != b'F' {
-                    connection.skip_to_sync().await?;
+        cell.set_activity(Activity::Idle, Instant::now());
+        let (tag, message) = tokio::select! {
+            biased;
+            error = told_to_end(cell) => return Err(error.into()),
+            message = connection.console_message() => message?,
+        };
+        if tag == b'X' {
+            return Ok(());
+        }
+        cell.set_activity(Activity::Active, Instant::now());
+        let canceled = tokio::select! {
+            () = session.take(tag, &message[HEADER..], &mut out) => false,
+            summons = summons(cell) => {
+                if let Summons::End(error) = summons {
+                    return Err(error.into());
                 }
+                true
             }
+            gone = connection.wait_gone() => return gone,
+        };
+        if canceled {
+            session.cancel(&mut out);
+        }
+        if matches!(tag, b'Q' | b'S' | b'H' | b'F') || out.len() > GATHERED {
+            connection.write(&out).await?;
+            out.clear();
+            session.sent();
+        }
+    }
+}
+
+/// What a client of the console is told by others.
+enum Summons {
+    Cancel,
+    End(Error),
+}
+
+/// Waits until somebody ends the client; cancel requests have nothing to cancel.
+async fn told_to_end(cell: &ClientCell) -> Error {
+    loop {
+        if let Summons::End(error) = summons(cell).await {
+            return error;
+        }
+    }
+}
+
+/// Waits for a word from others. The process may shut down without the console being told.
+async fn summons(cell: &ClientCell) -> Summons {
+    poll_fn(|cx| {
+        cell.listen(cx);
+        if !cell.is_summoned() {
+            return Poll::Pending;
+        }
+        match cell.hear() {
+            (Some(Verdict::End(error)), _) => Poll::Ready(Summons::End(error)),
+            (_, Some(_done)) => Poll::Ready(Summons::Cancel),
+            _ => Poll::Pending,
+        }
+    })
+    .await
+}
+
+impl Connection {
+    /// The next message of a client of the admin console: its tag, and all of it.
+    async fn console_message(&mut self) -> Result<(u8, Vec<u8>), Refusal> {
+        loop {
+            let header = Header::parse(self.buffer.bytes())
+                .and_then(|header| {
+                    header.map_or(Ok(None), |header| header.check_frontend().map(|()| Some(header)))
+                })
+                .map_err(|error| Error::new(Kind::ProtocolViolation, error.to_string()))?;
+            match header {
+                Some(header) if header.total() > MAX_AUTH_MESSAGE => {
+                    return Err(Error::new(Kind::ProtocolViolation, "invalid message length").into());
+                }
+                Some(header) if self.buffer.len() >= header.total() => {
+                    let message = self.buffer.bytes()[..header.total()].to_vec();
+                    self.buffer.advance(header.total());
+                    return Ok((header.tag, message));
+                }
+                Some(header) => self.read_more(header.total()).await?,
+                None => self.read_more(1024).await?,
+            }
+        }
+    }
+
+    /// Ends when the client has gone; what it sends meanwhile is kept, up to the size of a message.
+    async fn wait_gone(&mut self) -> Result<(), Refusal> {
+        loop {
+            if self.buffer.len() > MAX_AUTH_MESSAGE {
+                return std::future::pending().await;
+            }
+            self.read_more(self.buffer.len() + 1024).await?;
         }
     }
 }

@@ -2,18 +2,21 @@
 
 use crate::auth::keys::KeyCache;
 use crate::auth::mock::MockSecret;
-use crate::client::cell::{ClientCell, Verdict};
+use crate::client::cell::{ClientCell, ClientInfo, Verdict};
 use crate::client::surroundings::HostNames;
 use crate::config::Config;
 use crate::config::tls::ClientTls;
 use crate::directory::Directory;
+use crate::error::{Error, Kind};
 use crate::net::Buffers;
 use crate::net::tls::current::Current;
 use crate::pool::Shards;
+use crate::pool::registry::StatementInfo;
 use crate::server::open::Means;
 use bytes::BytesMut;
 use slab::Slab;
 use std::cell::{Cell, RefCell};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -45,7 +48,7 @@ pub struct Process {
     /// Who passes cancel requests to other workers.
     pub cancels: Box<dyn CancelRoute>,
     /// The admin console.
-    pub console: Box<dyn Console>,
+    pub console: Arc<dyn Console>,
 }
 
 /// Passes cancel requests on to the worker whose client they mean.
@@ -65,10 +68,38 @@ pub struct CancelRequest {
     pub done: oneshot::Sender<()>,
 }
 
-/// The admin console, as a client's session sees it.
+/// The admin console, as those who let clients in see it.
 pub trait Console: Send + Sync + std::fmt::Debug {
-    /// Answers one simple query with whole messages, ReadyForQuery excluded.
-    fn answer(&self, sql: &str, is_admin: bool, out: &mut BytesMut);
+    /// Begins a session; `is_admin`: it may do more than look.
+    fn open(self: Arc<Self>, is_admin: bool) -> Box<dyn ConsoleSession>;
+}
+
+/// A session of the admin console: messages in, messages out.
+pub trait ConsoleSession {
+    /// Answers one message, of type `tag`, whose body is `body`, by appending to `out`.
+    fn take<'a>(
+        &'a mut self,
+        tag: u8,
+        body: &'a [u8],
+        out: &'a mut BytesMut,
+    ) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
+
+    /// The answer under way was given up for a cancel request: undoes what it waited for, and says so.
+    fn cancel(&mut self, out: &mut BytesMut);
+
+    /// What was answered has been sent.
+    fn sent(&mut self);
+}
+
+/// What a worker tells of itself.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// Its clients.
+    pub clients: Vec<ClientInfo>,
+    /// The statements that its clients have prepared, by pool.
+    pub statements: Vec<StatementInfo>,
+    /// Buffers that it keeps for later.
+    pub buffers: usize,
 }
 
 /// What is shared by the clients of one worker.
@@ -146,11 +177,42 @@ impl Context {
         self.clients.borrow().iter().for_each(|(_, cell)| cell.tell(Verdict::Drain));
     }
 
+    /// Tells all clients of a database, or all clients, that an administrator ends them.
+    pub fn kill(&self, database: Option<&str>) {
+        for (_, cell) in self.clients.borrow().iter() {
+            if database.is_none_or(|name| *cell.database == *name) {
+                cell.tell(Verdict::End(killed()));
+            }
+        }
+    }
+
+    /// The same for one client; whether it is here.
+    pub fn kill_client(&self, id: u32) -> bool {
+        let clients = self.clients.borrow();
+        let found = clients.iter().find(|(_, cell)| cell.id() == id);
+        found.map(|(_, cell)| cell.tell(Verdict::End(killed()))).is_some()
+    }
+
+    /// Tells of the worker as it is now.
+    #[must_use]
+    pub fn report(&self) -> Report {
+        let now = Instant::now();
+        Report {
+            clients: self.clients.borrow().iter().map(|(_, cell)| cell.info(now)).collect(),
+            statements: self.shards.statements(),
+            buffers: self.buffers.kept(),
+        }
+    }
+
     /// Counts a client out that the acceptor counted in.
     pub fn release_client(&self) {
         self.load.fetch_sub(1, Ordering::Relaxed);
         self.process.clients.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+fn killed() -> Error {
+    Error::new(Kind::Shutdown, "terminating connection due to administrator command")
 }
 
 /// The process id of a client: positive, never 0, and telling its worker.

@@ -227,7 +227,11 @@ impl Relay {
             // Most likely it was the client's CopyFail, and the server has read all that came before it.
             self.spoiled = true;
         }
-        match lease.owed.error(|failed, owed| undone.push((failed, owed))) {
+        let verdict = lease.owed.error(|failed, owed| undone.push((failed, owed)));
+        if matches!(verdict, Verdict::Forward) {
+            self.shard.stats().errors.count(ErrorFields::new(body).code());
+        }
+        match verdict {
             Verdict::Swallow => self.drop_reply(header),
             Verdict::Forward if mentions_us => {
                 let body = body.to_vec();

@@ -178,6 +178,9 @@ impl Relay {
             && self.reply == Body::None
             && self.from_server.len() == self.to_client.cursor()
             && !self.spoiled;
+        if let End::Fatal(error) = end {
+            self.shard.stats().errors.count(error.sqlstate());
+        }
         if let End::Fatal(error) = end
             && self.reply == Body::None
         {

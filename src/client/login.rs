@@ -2,7 +2,7 @@
 
 use crate::auth::transport::{Certificate, Tls, Transport};
 use crate::client::authentication::{Applicant, authenticate};
-use crate::client::cell::{Activity, ClientCell};
+use crate::client::cell::{Activity, ClientCell, Origin};
 use crate::client::context::Context;
 use crate::client::encryption::first_packets;
 use crate::client::outgoing::Outgoing;
@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
 /// Longest message during authentication (`PG_MAX_AUTH_TOKEN_LENGTH`).
-const MAX_AUTH_MESSAGE: usize = 65_535;
+pub(super) const MAX_AUTH_MESSAGE: usize = 65_535;
 
 /// Why a connection ended before it became a session.
 #[derive(Debug)]
@@ -101,9 +101,9 @@ impl Drop for OnConsole {
 }
 
 /// A client in its worker's list.
-struct Registered {
-    context: Rc<Context>,
-    slot: usize,
+pub(super) struct Registered {
+    pub(super) context: Rc<Context>,
+    pub(super) slot: usize,
 }
 
 impl Drop for Registered {
@@ -138,11 +138,11 @@ async fn open(context: &Rc<Context>, stream: Stream, peer: &Address) -> Option<(
         Err(Error::new(Kind::LoginTimeout, "client_login_timeout: the login took too long").into())
     });
     let refusal = match outcome {
-        Ok(Login::Session(session)) => return Some(session.into_relay(context, connection)),
+        Ok(Login::Session(session)) => return Some(session.into_relay(context, connection, peer)),
         // Outside the time limit: whoever is there has proved who it is.
-        Ok(Login::Console(user)) => {
+        Ok(Login::Console(startup)) => {
             let _console = OnConsole::new(context);
-            match super::console::serve(context, &mut connection, &user).await {
+            match super::console::serve(context, &mut connection, &startup, peer).await {
                 Ok(()) => Refusal::Done,
                 Err(refusal) => refusal,
             }
@@ -259,35 +259,6 @@ impl Connection {
         }
     }
 
-    /// The next message of a client of the admin console: its tag, and all of it.
-    pub(super) async fn console_message(&mut self) -> Result<(u8, Vec<u8>), Refusal> {
-        loop {
-            let header = Header::parse(self.buffer.bytes())
-                .and_then(|header| {
-                    header.map_or(Ok(None), |header| header.check_frontend().map(|()| Some(header)))
-                })
-                .map_err(|error| Error::new(Kind::ProtocolViolation, error.to_string()))?;
-            match header {
-                Some(header) if header.total() > MAX_AUTH_MESSAGE => {
-                    return Err(Error::new(Kind::ProtocolViolation, "invalid message length").into());
-                }
-                Some(header) if self.buffer.len() >= header.total() => {
-                    let message = self.buffer.bytes()[..header.total()].to_vec();
-                    self.buffer.advance(header.total());
-                    return Ok((header.tag, message));
-                }
-                Some(header) => self.read_more(header.total()).await?,
-                None => self.read_more(1024).await?,
-            }
-        }
-    }
-
-    /// Leaves out everything up to the next Sync.
-    pub(super) async fn skip_to_sync(&mut self) -> Result<(), Refusal> {
-        while self.console_message().await?.0 != b'S' {}
-        Ok(())
-    }
-
     /// Tells the client why, and closes in a way that lets it read that.
     async fn last_words(&mut self, error: &Error) {
         let mut out = BytesMut::new();
@@ -306,7 +277,7 @@ impl Connection {
 enum Login {
     Session(Box<Session>),
     /// A user of the admin console.
-    Console(String),
+    Console(Box<Startup>),
 }
 
 /// A client that may work.
@@ -353,7 +324,11 @@ async fn log_in(
     };
     authenticate(context, connection, &applicant).await?;
     if ADMIN_DATABASES.contains(&database_name.as_str()) {
-        return Ok(Login::Console(user_name));
+        return Ok(Login::Console(Box::new(startup)));
+    }
+    if context.shards.registry.is_disabled(&database_name) {
+        let text = format!("database \"{database_name}\" is disabled");
+        return Err(Error::new(Kind::WrongState, text).hint("An administrator can ENABLE it.").into());
     }
     let plan = |config: &Config| routing::route(config, &database_name, &user_name);
     let unknown = |hint| {
@@ -489,7 +464,13 @@ async fn borrow(shard: &Rc<Shard>, limit: Option<Duration>) -> Result<Lease, Che
 
 impl Session {
     /// Registers the client and puts the welcome on its way.
-    fn into_relay(self, context: &Rc<Context>, connection: Connection) -> (usize, Box<Relay>) {
+    fn into_relay(
+        self,
+        context: &Rc<Context>,
+        connection: Connection,
+        peer: &Address,
+    ) -> (usize, Box<Relay>) {
+        let origin = Origin::of(&connection.stream, &self.startup, peer);
         let Connection { stream, buffer: from_client, held, .. } = connection;
         let mut limits = routing::limits(&context.config(), &self.database, &self.user);
         let is_dedicated = self.lease.is_some();
@@ -502,13 +483,13 @@ impl Session {
         let usable = getrandom::fill(&mut secret).is_ok();
         let (slot, cell) = context.register(|pid| {
             let secret = if usable { secret.into() } else { Box::default() };
-            ClientCell::new(&self.database, &self.user, pid, secret, limits)
+            ClientCell::new(&self.database, &self.user, pid, secret, limits, origin)
         });
         cell.set_activity(Activity::Idle, Instant::now());
         let mut relay = Box::new(Relay {
             context: context.clone(),
             stream,
-            shard: self.shard,
+            shard: self.shard.into(),
             lease: self.lease,
             is_dedicated,
             from_client,
@@ -544,7 +525,6 @@ impl Session {
             skip_to_sync: false,
             leaving: if context.draining.get() { Leaving::Draining } else { Leaving::No },
             lost: None,
-            leased_at: Instant::now(),
             client_dry: false,
             server_dry: false,
             full_reads: (0, 0),

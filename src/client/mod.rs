@@ -24,6 +24,6 @@ pub mod surroundings;
 mod survey;
 mod upstream;
 
-pub use cell::{ClientCell, Verdict};
+pub use cell::{ClientCell, ClientInfo, Verdict};
 pub use context::Context;
 pub use login::serve;

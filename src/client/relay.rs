@@ -16,7 +16,7 @@ use crate::config::{Config, PoolMode, Reset};
 use crate::error::{Error, Kind};
 use crate::net::buffer::{LARGE, SMALL};
 use crate::net::{Buffer, Stream};
-use crate::pool::{CheckoutError, Lease, Pinned, Shard};
+use crate::pool::{CheckoutError, Lease, Member, Pinned};
 use crate::protocol::frame::FrameError;
 use crate::protocol::{TxStatus, backend, frontend};
 use crate::routing;
@@ -99,7 +99,7 @@ pub(super) struct Relay {
     pub(super) context: Rc<WorkerContext>,
     pub(super) cell: Rc<ClientCell>,
     pub(super) stream: Stream,
-    pub(super) shard: Rc<Shard>,
+    pub(super) shard: Member,
     pub(super) lease: Option<Lease>,
     /// The server is this client's alone: a replication connection.
     pub(super) is_dedicated: bool,
@@ -164,7 +164,6 @@ pub(super) struct Relay {
     pub(super) skip_to_sync: bool,
     pub(super) leaving: Leaving,
     pub(super) lost: Option<Box<LostTransaction>>,
-    pub(super) leased_at: Instant,
     /// Nothing more can be read in this turn: the socket will wake the task.
     pub(super) client_dry: bool,
     pub(super) server_dry: bool,
@@ -257,7 +256,10 @@ impl Relay {
             Activity::Active | Activity::Waiting if self.leaving == Leaving::HalfClosed => Activity::Closing,
             activity => activity,
         };
-        self.cell.set_activity(activity, now);
+        self.shard.stats().note(self.cell.set_activity(activity, now));
+        if matches!(activity, Activity::Idle | Activity::Pinned) {
+            self.cell.note(self.statements.len(), &self.told);
+        }
     }
 
     #[inline]
@@ -360,7 +362,7 @@ impl Relay {
                     if waited || self.cell.activity() == Activity::Waiting {
                         let wait = now.saturating_duration_since(self.cell.seat.arrival());
                         self.shard.counters().waits.add(1);
-                        self.shard.counters().wait_us.add(wait.as_micros() as u64);
+                        self.shard.stats().wait_times.observe(wait);
                     }
                     self.begin_lease(lease, now);
                     return Ok(true);
@@ -368,7 +370,7 @@ impl Relay {
                 Poll::Ready(Err(CheckoutError::Moved)) => {
                     let plan = |config: &Config| routing::route(config, &self.cell.database, &self.cell.user);
                     match self.context.shards.shard(plan) {
-                        Some(shard) => self.shard = shard,
+                        Some(shard) => self.shard = shard.into(),
                         None => {
                             let gone = format!(
                                 "database \"{}\" was removed from the configuration",
@@ -400,7 +402,6 @@ impl Relay {
     fn begin_lease(&mut self, lease: Lease, now: Instant) {
         self.shard.counters().leases.add(1);
         self.set_activity(Activity::Active, now);
-        self.leased_at = now;
         self.footprint = Footprint::NOTHING;
         self.unnamed_here = false;
         self.spoiled = false;
@@ -531,9 +532,7 @@ impl Relay {
     fn release(&mut self, now: Instant) {
         let plan = self.reset_plan();
         let Some(lease) = self.lease.take() else { return };
-        let counters = self.shard.counters();
-        counters.transactions.add(1);
-        counters.transaction_us.add(now.saturating_duration_since(self.leased_at).as_micros() as u64);
+        self.shard.counters().transactions.add(1);
         self.custom = Vec::new();
         if self.undone_names.capacity() > 0 {
             self.undone_names = Vec::new();
@@ -574,6 +573,7 @@ impl Relay {
     /// Answers the client's request, or what is left of it, with an error of ours. No server is involved.
     pub(super) fn fail_request(&mut self, error: &Error) -> Result<(), End> {
         self.shard.counters().pooler_errors.add(1);
+        self.shard.stats().errors.count(error.sqlstate());
         if self.context.config.borrow().general.log.pooler_errors {
             tracing::warn!(database = &*self.cell.database, user = &*self.cell.user, reason = %error, "request refused");
         }

@@ -24,6 +24,10 @@ pub(super) async fn open(
     else {
         return Ok(None);
     };
+    if shard.pool.is_paused() {
+        let text = format!("database \"{}\" is paused", shard.pool.key.database);
+        return Err(Error::new(Kind::WrongState, text).hint("Connect again after RESUME.").into());
+    }
     match shard.open_own(&context.process.means).await {
         Ok(Some(lease)) => Ok(Some((shard, lease))),
         Ok(None) => Err(Error::new(

@@ -31,7 +31,6 @@ const GENERAL: &[(&str, &str, &str)] = &[
     ("dns_nxdomain_ttl", "15", DNS),
     ("dns_zone_check_period", "0", DNS),
     ("application_name_add_host", "0", "not supported yet: application_name is passed on as the client gave it"),
-    ("stats_period", "60", "has no meaning here: counters are summed when someone looks"),
     ("log_stats", "0,1", "not supported yet: no statistics are written to the log"),
     ("track_extra_parameters", "IntervalStyle", "has no meaning here: every setting of a session follows its client"),
     ("ignore_startup_parameters", "", STARTUP),

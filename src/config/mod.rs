@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 mod access;
+mod change;
 mod convert;
 mod draft;
 mod file;
@@ -30,6 +31,7 @@ pub mod tls;
 mod units;
 pub mod userlist;
 
+pub use change::{Change, Source, set};
 pub use convert::convert;
 pub use hba::Hba;
 pub use problem::{Problem, Problems};
@@ -76,6 +78,8 @@ pub struct Config {
     pub hba: Option<Arc<Hba>>,
     /// What is worth telling the operator, though it stops nothing.
     pub warnings: Vec<String>,
+    /// What it was made of, for a change to one setting.
+    pub source: Source,
 }
 
 impl Config {
@@ -195,6 +199,8 @@ pub struct General {
     pub idle_transaction_timeout: Option<Duration>,
     /// Time that running transactions get when pgvalet shuts down.
     pub shutdown_timeout: Option<Duration>,
+    /// Over how long the averages of SHOW STATS are taken.
+    pub stats_period: Duration,
 
     /// TLS with clients.
     pub client_tls: tls::ClientTls,

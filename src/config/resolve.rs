@@ -13,7 +13,9 @@ use super::draft::{Draft, Section};
 use super::problem::{Place, Problems};
 use super::settings::{DatabaseEntry, UserEntry};
 use super::tls::{Authorities, Negotiation, SslMode};
-use super::{Config, Database, General, Host, PoolMode, Reset, Secret, User, access, sources, userlist};
+use super::{
+    Config, Database, General, Host, PoolMode, Reset, Secret, Source, User, access, sources, userlist,
+};
 
 /// How long a client of `user` in `database` keeps a server: the database's word, else the user's, else the general one.
 pub fn pool_mode(general: &General, database: &Database, user: Option<&User>) -> PoolMode {
@@ -57,6 +59,7 @@ pub fn idle_transaction_timeout(general: &General, user: Option<&User>) -> Optio
 
 /// Checks the draft as a whole and makes the configuration of it.
 pub(super) fn resolve(mut draft: Draft) -> Result<Config, Problems> {
+    let source = Source(Arc::new(draft.clone()));
     sources::read(&mut draft);
     let users = users(&mut draft);
     let hba = access::rules(&mut draft);
@@ -92,6 +95,7 @@ pub(super) fn resolve(mut draft: Draft) -> Result<Config, Problems> {
         warnings: draft.warnings.iter().map(ToString::to_string).collect(),
         general: draft.general,
         path: draft.path,
+        source,
     })
 }
 

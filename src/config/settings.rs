@@ -55,6 +55,11 @@ pub fn values(general: &General) -> impl Iterator<Item = (About, String)> {
     GENERAL.iter().map(|setting| (setting.about, (setting.write)(general).unwrap_or_default()))
 }
 
+/// Every general setting with its value in `general` and its default, as an ini would write them.
+pub fn plain_values(general: &General) -> impl Iterator<Item = (About, String, String)> {
+    super::change::plain_values(general)
+}
+
 /// A setting of `T`: what is told about it, and how it gets in and out.
 pub(super) struct Setting<T> {
     pub(super) about: About,
@@ -314,6 +319,9 @@ pub(super) static GENERAL: &[Setting<General>] = &[
     setting!(server_tls13_ciphers => server_tls.tls13_ciphers: Suites<true> = r#""default""#, reload,
         "The same for TLS 1.3."),
 
+    setting!(stats_period: Pause = r#""1min""#, reload,
+        "Over how long the averages of SHOW STATS are taken: what happened in the last one to two periods."),
+
     setting!(tcp_keepalive => tcp.keepalive: Flag = "true", restart,
         "Send TCP keepalive probes, to clients and servers."),
     setting!(tcp_keepcnt => tcp.keepcnt: Limit = "0", restart,
@@ -478,6 +486,7 @@ fn blank() -> General {
         shutdown_timeout: None,
         client_tls: ClientTls::default(),
         server_tls: ServerTls::default(),
+        stats_period: Duration::ZERO,
         tcp: Tcp { keepalive: false, keepcnt: None, keepidle: None, keepintvl: None, user_timeout: None },
         log: Log {
             level: String::new(),

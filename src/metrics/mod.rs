@@ -1,6 +1,13 @@
 //! Counters. Each is written by one worker and read by whoever looks; nothing here is shared between two writers.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+pub mod errors;
+pub mod histogram;
+
+pub use errors::ErrorClasses;
+pub use histogram::{Distribution, Histogram};
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
 /// A counter with one writer. An add is a plain load and store, not a locked instruction.
 #[derive(Debug, Default)]
@@ -20,20 +27,45 @@ impl Counter {
     }
 }
 
+/// A number that goes up and down, with one writer.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicU32);
+
+impl Gauge {
+    /// Adds one. Only the gauge's own worker may call it.
+    pub fn increment(&self) {
+        self.0.store(self.get().wrapping_add(1), Ordering::Relaxed);
+    }
+
+    /// Takes one away. Only the gauge's own worker may call it.
+    pub fn decrement(&self) {
+        self.0.store(self.get().wrapping_sub(1), Ordering::Relaxed);
+    }
+
+    /// The current value.
+    #[must_use]
+    pub fn get(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// Reasons for a reset that are counted apart; the last one takes every further one.
 pub const RESET_REASONS: usize = 17;
 
 macro_rules! counters {
-    ($(#[$outer:meta])* $name:ident { $($(#[$doc:meta])* $field:ident,)* }) => {
+    ($(#[$outer:meta])* $name:ident { $($(#[doc = $doc:literal])* $field:ident,)* }) => {
         $(#[$outer])*
         #[derive(Debug, Default)]
         pub struct $name {
-            $($(#[$doc])* pub $field: Counter,)*
+            $($(#[doc = $doc])* pub $field: Counter,)*
         }
 
         impl $name {
             /// The names of the counters, in order.
             pub const NAMES: &'static [&'static str] = &[$(stringify!($field)),*];
+
+            /// What the counters count, in the same order.
+            pub const HELP: &'static [&'static str] = &[$(concat!($($doc),*)),*];
 
             /// The values of the counters, in the order of their names.
             #[must_use]
@@ -57,10 +89,6 @@ counters! {
         received,
         /// Bytes to clients.
         sent,
-        /// Microseconds between the lease and the end of a transaction.
-        transaction_us,
-        /// Microseconds that clients waited for a server.
-        wait_us,
         /// Clients that had to wait for a server.
         waits,
         /// Parse messages from clients.
@@ -99,6 +127,50 @@ counters! {
         lost_servers,
         /// Cancel requests passed on.
         cancels,
+    }
+}
+
+/// All that one worker counts for one pool: for its name, so that it goes on where a reload replaces the pool.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct WorkerStats {
+    /// Plain counters.
+    pub counters: PoolCounters,
+    /// Time from the first message of a query to its ReadyForQuery.
+    pub query_times: Histogram,
+    /// Time from the first message of a transaction to its end.
+    pub transaction_times: Histogram,
+    /// Time that clients who had to wait for a server waited.
+    pub wait_times: Histogram,
+    /// Resets by reason.
+    pub reset_reasons: ResetReasons,
+    /// Clients that began to keep a server for themselves, by reason.
+    pub pin_reasons: ResetReasons,
+    /// Errors that clients got, pgvalet's own included.
+    pub errors: ErrorClasses,
+    /// Clients that are logged in.
+    pub clients: Gauge,
+}
+
+/// What ended when a client turned to something else.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Ended {
+    /// A query, and how long it took.
+    pub query: Option<Duration>,
+    /// A transaction, and how long it took.
+    pub transaction: Option<Duration>,
+}
+
+impl WorkerStats {
+    /// Counts the times of what ended.
+    #[inline]
+    pub fn note(&self, ended: Ended) {
+        if let Some(time) = ended.query {
+            self.query_times.observe(time);
+        }
+        if let Some(time) = ended.transaction {
+            self.transaction_times.observe(time);
+        }
     }
 }
 

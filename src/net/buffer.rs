@@ -171,6 +171,12 @@ impl Buffers {
         }
     }
 
+    /// Buffers in stock.
+    #[must_use]
+    pub fn kept(&self) -> usize {
+        self.small.borrow().len() + self.large.borrow().len()
+    }
+
     fn keep(&self, buffer: Buffer) {
         let stock = match buffer.data.len() {
             SMALL => &self.small,

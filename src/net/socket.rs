@@ -5,6 +5,7 @@
 
 use std::io::{self, IoSlice, Read};
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -173,6 +174,33 @@ impl Socket {
                 peer.as_pathname().map(|path| Address::Unix(path.to_owned()))
             }
             Socket::Away(_) | Socket::Closed => None,
+        }
+    }
+}
+
+impl Socket {
+    /// The address of this end.
+    #[must_use]
+    pub fn local(&self) -> Option<Address> {
+        match self {
+            Socket::Tcp(stream) => stream.local_addr().ok().map(Address::Tcp),
+            Socket::Unix(stream) => {
+                let local = stream.local_addr().ok()?;
+                local.as_pathname().map(|path| Address::Unix(path.to_owned()))
+            }
+            Socket::Away(_) | Socket::Closed => None,
+        }
+    }
+
+    /// The number of the descriptor, for those who look; -1 if there is none.
+    #[must_use]
+    pub fn fd(&self) -> i32 {
+        match self {
+            Socket::Tcp(stream) => stream.as_raw_fd(),
+            Socket::Unix(stream) => stream.as_raw_fd(),
+            Socket::Away(Detached::Tcp(stream)) => stream.as_raw_fd(),
+            Socket::Away(Detached::Unix(stream)) => stream.as_raw_fd(),
+            Socket::Closed => -1,
         }
     }
 }

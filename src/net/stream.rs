@@ -124,6 +124,25 @@ impl Stream {
         }
     }
 
+    /// The address of this end.
+    #[must_use]
+    pub fn local(&self) -> Option<Address> {
+        self.socket().local()
+    }
+
+    /// The number of the descriptor, for those who look; -1 if there is none.
+    #[must_use]
+    pub fn fd(&self) -> i32 {
+        self.socket().fd()
+    }
+
+    fn socket(&self) -> &Socket {
+        match self {
+            Stream::Plain(socket) => socket,
+            Stream::Tls(stream) => stream.socket(),
+        }
+    }
+
     /// Takes a plain socket out, to put TLS on it. What stays is closed.
     pub fn take_plain(&mut self) -> Socket {
         match self {

@@ -151,6 +151,11 @@ impl Permit {
         Some(Permit { pool: pool.clone(), left: None })
     }
 
+    /// The pool in which it is a place.
+    pub(crate) fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
     /// Gives up the place in the pool if at least `minimum` servers stay in it. Whether the server is to be closed.
     pub(crate) fn give_up_above(&mut self, minimum: u32) -> bool {
         if self.left.is_none() && self.pool.size.leave_above(minimum) {

@@ -93,6 +93,7 @@ pub(crate) async fn run(mut jobs: UnboundedReceiver<(Rc<Shard>, Job)>, means: Ar
 }
 
 async fn connect(shard: &Rc<Shard>, permit: Permit, connecting: Connecting, means: &Means) {
+    let generation = shard.pool.generation();
     let outcome = login::login(&shard.pool.target, means).await;
     let now = Instant::now();
     let (database, user) = (&*shard.pool.key.database, &*shard.pool.key.user);
@@ -104,7 +105,7 @@ async fn connect(shard: &Rc<Shard>, permit: Permit, connecting: Connecting, mean
                 shard.with_policy(|policy| policy.lifetime).map(|lifetime| now + jitter(lifetime));
             tracing::debug!(database, user, address = %server.address, pid = server.key.pid, "server connected");
             shard.accept(&Arc::new(Settings::default()), &server.reported);
-            let mut pooled = Pooled::new(server, permit);
+            let mut pooled = Pooled::new(server, permit, generation);
             // The first server reads the catalog before its first client comes, so that `auto` knows what it judges.
             if shard.pool.catalog.claim_probe(now, shard.with_policy(|policy| policy.probe_interval)) {
                 let outcome = probe(&mut pooled.server, shard).await;

@@ -5,6 +5,7 @@
 
 use crate::pool::budget::Permit;
 use crate::pool::keeper::Job;
+use crate::pool::roster::{Duty, Enrolled};
 use crate::pool::{Shard, random, shortened};
 use crate::server::Server;
 use crate::session::footprint::ResetPlan;
@@ -20,11 +21,14 @@ pub struct Pooled {
     pub(crate) permit: Permit,
     /// By how much sooner than its time it is closed; see [`shortened`].
     haste: u16,
+    pub(crate) enrolled: Enrolled,
 }
 
 impl Pooled {
-    pub(crate) fn new(server: Server, permit: Permit) -> Box<Pooled> {
-        Box::new(Pooled { server, permit, haste: random() })
+    /// A server that has logged in, of this generation of its pool's.
+    pub(crate) fn new(server: Server, permit: Permit, generation: u32) -> Box<Pooled> {
+        let enrolled = Enrolled::new(permit.pool(), &server, generation);
+        Box::new(Pooled { server, permit, haste: random(), enrolled })
     }
 }
 
@@ -52,6 +56,9 @@ impl Lease {
     pub fn checkin(mut self, plan: ResetPlan, now: Instant) {
         debug_assert!(self.is_free());
         self.idle_since = now;
+        if let Some(object) = &self.object {
+            object.enrolled.set_prepared(object.server.prepared.len());
+        }
         let shard = self.shard.clone();
         if !matches!(plan, ResetPlan::Nothing) {
             shard.keep(Job::Reset(self, plan));
@@ -70,7 +77,32 @@ impl Lease {
 
     /// Puts the server down among the idle ones, whoever waits.
     pub(crate) fn put_down(mut self) {
-        drop(self.object.take());
+        let object = self.object.take();
+        if let Some(object) = &object {
+            object.enrolled.set_duty(Duty::Idle);
+        }
+        drop(object);
+    }
+
+    /// Notes that the client of this number has it.
+    #[inline]
+    pub(crate) fn lend(&self, client: u32, now: Instant) {
+        if let Some(object) = &self.object {
+            object.enrolled.lend(client, now);
+        }
+    }
+
+    /// Notes that pgvalet itself is at work on it.
+    pub(crate) fn take_in_hand(&self) {
+        if let Some(object) = &self.object {
+            object.enrolled.set_duty(Duty::Tested);
+        }
+    }
+
+    /// Whether the pool wants it replaced.
+    #[inline]
+    pub(crate) fn is_outdated(&self) -> bool {
+        self.object.as_ref().is_some_and(|object| object.enrolled.is_outdated())
     }
 
     /// Takes the server out of its pool for good.

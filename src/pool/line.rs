@@ -13,6 +13,8 @@ use thiserror::Error;
 pub struct Seat {
     state: RefCell<State>,
     waker: RefCell<Option<Waker>>,
+    /// Number of the client; 0: it has none.
+    client: u32,
     arrival: Cell<Instant>,
     deadline: Cell<Option<Instant>>,
 }
@@ -57,6 +59,7 @@ impl Default for Seat {
         Seat {
             state: RefCell::default(),
             waker: RefCell::default(),
+            client: 0,
             arrival: Cell::new(Instant::now()),
             deadline: Cell::new(None),
         }
@@ -64,6 +67,18 @@ impl Default for Seat {
 }
 
 impl Seat {
+    /// The place of the client with this number.
+    #[must_use]
+    pub fn of(client: u32) -> Seat {
+        Seat { client, ..Seat::default() }
+    }
+
+    /// Number of the client; 0: it has none.
+    #[must_use]
+    pub fn client(&self) -> u32 {
+        self.client
+    }
+
     /// When the client last got in line.
     #[must_use]
     pub fn arrival(&self) -> Instant {

@@ -14,19 +14,24 @@ pub mod catalog;
 pub mod keeper;
 pub mod lease;
 pub mod line;
+pub mod member;
+pub mod orders;
 pub mod pinned;
 pub mod registry;
+pub mod roster;
 pub mod shard;
 pub mod sweep;
 
 pub use lease::{Lease, Pooled};
 pub use line::{CheckoutError, Seat};
+pub use member::Member;
 pub use pinned::Pinned;
 pub use registry::{Registry, Shards};
+pub use roster::{Duty, Roster};
 pub use shard::Shard;
 
 use crate::config::{Pin, PoolMode, Reset};
-use crate::metrics::{PoolCounters, ResetReasons};
+use crate::metrics::WorkerStats;
 use crate::pool::budget::{Group, Permit};
 use crate::pool::catalog::Catalog;
 use crate::server::ServerError;
@@ -35,10 +40,14 @@ use crate::session::{Reported, Settings};
 use deadpool::unmanaged;
 use lru::LruCache;
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+/// Another pool has taken its place.
+const RETIRED: u8 = 1;
+/// No client is given a server.
+const PAUSED: u8 = 2;
 /// Servers that one worker can hold for a pool without a size limit.
 const UNLIMITED: u32 = 10_000;
 /// Sets of startup settings whose effect is remembered.
@@ -106,10 +115,16 @@ pub struct Pool {
     policy: Mutex<Arc<Policy>>,
     /// One bit for each worker that has clients waiting (workers beyond 63 share the last).
     waiting: AtomicU64,
-    retired: AtomicBool,
+    /// `RETIRED`, `PAUSED`: what a checkout looks at.
+    standing: AtomicU8,
+    /// Servers of an earlier generation are closed when they are free.
+    generation: AtomicU32,
+    pub(crate) roster: Roster,
     /// The worker that keeps the minimum: the first that used the pool, for as long as there is the pool.
     caretaker: OnceLock<usize>,
     pub(crate) branches: Box<[Branch]>,
+    /// What each worker counts.
+    pub stats: Arc<[WorkerStats]>,
     trouble: Mutex<Trouble>,
     /// Clients that keep a server for themselves.
     pub(crate) pinned: AtomicU32,
@@ -130,12 +145,6 @@ pub struct Branch {
     pub(crate) oldest: AtomicU64,
     /// Clients in line.
     pub(crate) waiters: AtomicU32,
-    /// Counters.
-    pub counters: PoolCounters,
-    /// Resets by reason.
-    pub reset_reasons: ResetReasons,
-    /// Clients that began to keep a server for themselves, by reason.
-    pub pin_reasons: ResetReasons,
 }
 
 #[derive(Debug, Default)]
@@ -163,19 +172,17 @@ impl Pool {
         key: PoolKey,
         target: Target,
         policy: Policy,
-        workers: usize,
         database: Arc<Group>,
         user: Arc<Group>,
         catalog: Arc<Catalog>,
+        stats: Arc<[WorkerStats]>,
     ) -> Pool {
+        let workers = stats.len();
         let capacity = policy.capacity() as usize;
         let branch = |_| Branch {
             idle: unmanaged::Pool::new(capacity),
             oldest: AtomicU64::new(u64::MAX),
             waiters: AtomicU32::new(0),
-            counters: PoolCounters::default(),
-            reset_reasons: ResetReasons::default(),
-            pin_reasons: ResetReasons::default(),
         };
         Pool {
             key,
@@ -185,9 +192,12 @@ impl Pool {
             user,
             policy: Mutex::new(Arc::new(policy)),
             waiting: AtomicU64::new(0),
-            retired: AtomicBool::new(false),
+            standing: AtomicU8::new(0),
+            generation: AtomicU32::new(0),
+            roster: Roster::default(),
             caretaker: OnceLock::new(),
             branches: (0..workers).map(branch).collect(),
+            stats,
             trouble: Mutex::default(),
             pinned: AtomicU32::new(0),
             accepted: Mutex::new(LruCache::new(ACCEPTED_SETTINGS)),
@@ -215,11 +225,52 @@ impl Pool {
     #[inline]
     #[must_use]
     pub fn is_retired(&self) -> bool {
-        self.retired.load(Ordering::Relaxed)
+        self.standing.load(Ordering::Relaxed) & RETIRED != 0
     }
 
     pub(crate) fn retire(&self) {
-        self.retired.store(true, Ordering::SeqCst);
+        self.standing.fetch_or(RETIRED, Ordering::SeqCst);
+    }
+
+    /// Whether its servers are closed as they become free, and clients wait until it is resumed.
+    #[inline]
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.standing.load(Ordering::Relaxed) & PAUSED != 0
+    }
+
+    pub(crate) fn set_paused(&self, paused: bool) {
+        if paused {
+            self.standing.fetch_or(PAUSED, Ordering::SeqCst);
+        } else {
+            self.standing.fetch_and(!PAUSED, Ordering::SeqCst);
+        }
+    }
+
+    /// The generation of its servers: older ones are closed as they become free.
+    #[inline]
+    #[must_use]
+    pub(crate) fn generation(&self) -> u32 {
+        self.generation.load(Ordering::Relaxed)
+    }
+
+    /// Has all its servers replaced as they become free.
+    pub(crate) fn renew(&self) {
+        self.generation.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Its servers, for those who look.
+    #[must_use]
+    pub fn roster(&self) -> &Roster {
+        &self.roster
+    }
+
+    /// Whether a server of it is to be closed as soon as it is free.
+    #[must_use]
+    pub fn has_outdated(&self) -> bool {
+        let (mut found, generation) = (false, self.generation());
+        self.roster.for_each(|entry| found |= entry.generation != generation || self.is_retired());
+        found
     }
 
     /// Whether `worker` looks after what is not about one worker's clients. The first to ask does.
@@ -242,6 +293,20 @@ impl Pool {
                 _ => Duration::ZERO,
             },
         }
+    }
+
+    /// What of it is on one worker: clients in line, servers, idle servers.
+    #[must_use]
+    pub fn seen_by(&self, worker: usize) -> [u32; 3] {
+        let Some(branch) = self.branches.get(worker) else { return [0; 3] };
+        let servers = branch.idle.status();
+        [branch.waiters.load(Ordering::Relaxed), servers.size as u32, servers.available as u32]
+    }
+
+    /// Whether a server of it is to be closed as soon as it is free.
+    #[must_use]
+    pub fn is_outdated(&self, entry: &roster::Entry) -> bool {
+        entry.generation != self.generation()
     }
 
     /// Takes a place for one more server, beyond the pool's size by up to `extra`.

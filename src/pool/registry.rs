@@ -1,9 +1,11 @@
 //! All pools of the process, and one worker's shards of them.
 
 use crate::config::{Config, Host};
+use crate::metrics::WorkerStats;
 use crate::pool::budget::Group;
 use crate::pool::catalog::Catalog;
 use crate::pool::keeper::Job;
+use crate::pool::orders::Orders;
 use crate::pool::{CheckoutError, Policy, Pool, PoolKey, Pooled, Shard, lock};
 use crate::server::login::Target;
 use std::cell::RefCell;
@@ -18,6 +20,17 @@ use tokio::sync::mpsc::UnboundedSender;
 pub struct Parcel {
     pub(crate) pool: Arc<Pool>,
     pub(crate) server: Box<Pooled>,
+}
+
+/// What the clients of one worker have prepared in one pool.
+#[derive(Debug, Clone)]
+pub struct StatementInfo {
+    /// The pool.
+    pub key: PoolKey,
+    /// Different statements that are kept for the next client that prepares the same.
+    pub count: usize,
+    /// Bytes that they take.
+    pub bytes: usize,
 }
 
 /// What a pool should be like, according to the configuration.
@@ -39,17 +52,20 @@ pub struct Blueprint {
 #[derive(Debug)]
 pub struct Registry {
     workers: usize,
-    inner: Mutex<Inner>,
+    pub(super) inner: Mutex<Inner>,
 }
 
 #[derive(Debug)]
-struct Inner {
+pub(super) struct Inner {
     config: Arc<Config>,
-    pools: HashMap<PoolKey, Arc<Pool>>,
+    pub(super) orders: Orders,
+    pub(super) pools: HashMap<PoolKey, Arc<Pool>>,
     databases: HashMap<Arc<str>, Arc<Group>>,
     users: HashMap<Arc<str>, Arc<Group>>,
     /// By where the database is: what one user changes in a catalog holds for all.
     catalogs: HashMap<(Vec<Host>, u16, String), Arc<Catalog>>,
+    /// What was counted, also by pools that were replaced: counters never go back.
+    stats: HashMap<PoolKey, Arc<[WorkerStats]>>,
 }
 
 impl Registry {
@@ -58,10 +74,12 @@ impl Registry {
     pub fn new(workers: usize, config: Arc<Config>) -> Registry {
         let inner = Inner {
             config,
+            orders: Orders::default(),
             pools: HashMap::new(),
             databases: HashMap::new(),
             users: HashMap::new(),
             catalogs: HashMap::new(),
+            stats: HashMap::new(),
         };
         Registry { workers, inner: Mutex::new(inner) }
     }
@@ -79,7 +97,9 @@ impl Registry {
     pub(crate) fn private_pool(&self, plan: impl FnOnce(&Config) -> Option<Blueprint>) -> Option<Arc<Pool>> {
         let mut inner = lock(&self.inner);
         let blueprint = plan(&inner.config)?;
-        Some(inner.make_pool(self.workers, blueprint))
+        let pool = inner.make_pool(self.workers, blueprint);
+        inner.orders.made_private(&pool);
+        Some(pool)
     }
 
     /// Puts a configuration in force: limits change in place, other changes make a new pool and drain the old one, and a
@@ -96,6 +116,18 @@ impl Registry {
             }
         }
         inner.config = config;
+    }
+
+    /// The configuration in force.
+    #[must_use]
+    pub fn config(&self) -> Arc<Config> {
+        lock(&self.inner).config.clone()
+    }
+
+    /// How many workers share the pools.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        self.workers
     }
 
     /// All pools in use, by name.
@@ -155,13 +187,18 @@ impl Inner {
         let user = group(&mut self.users, &key.user, max_user_connections);
         let place = (target.hosts.clone(), target.port, target.dbname.clone());
         let catalog = self.catalogs.entry(place).or_default().clone();
-        Arc::new(Pool::new(key, target, policy, workers, database, user, catalog))
+        let fresh = || (0..workers).map(|_| WorkerStats::default()).collect();
+        let stats = self.stats.entry(key.clone()).or_insert_with(fresh).clone();
+        let pool = Arc::new(Pool::new(key, target, policy, database, user, catalog, stats));
+        pool.set_paused(self.orders.is_paused(&pool.key.database));
+        pool
     }
 
     fn retire(&mut self, key: &PoolKey) {
         // Its shards, and the leases out of them, keep it for as long as it has servers or clients.
         if let Some(pool) = self.pools.remove(key) {
             pool.retire();
+            self.orders.left(&pool);
         }
     }
 }
@@ -301,6 +338,21 @@ impl Shards {
                 pooled.server.farewell();
             }
         }
+    }
+
+    /// What clients have prepared in each of this worker's shards.
+    #[must_use]
+    pub fn statements(&self) -> Vec<StatementInfo> {
+        let of = |shard: &Rc<Shard>| {
+            let (count, bytes) = shard.interner.borrow().held();
+            StatementInfo { key: shard.pool.key.clone(), count, bytes }
+        };
+        self.shards.borrow().values().map(of).collect()
+    }
+
+    /// Looks after all shards now, because an order was given: closes what is to be closed, serves those in line.
+    pub fn stir(&self, now: Instant) {
+        self.sweep(now);
     }
 
     /// Takes the policies in that a reload has changed.

@@ -1,6 +1,6 @@
 //! A pool as one worker has it: its line, its idle servers, and what it knows.
 
-use crate::metrics::PoolCounters;
+use crate::metrics::{PoolCounters, WorkerStats};
 use crate::pool::budget::micros;
 use crate::pool::keeper::Job;
 use crate::pool::line::{Line, Outcome};
@@ -41,6 +41,7 @@ pub struct Shard {
     /// The whole.
     pub pool: Arc<Pool>,
     pub(crate) worker: usize,
+    stats: Arc<[WorkerStats]>,
     policy: RefCell<Arc<Policy>>,
     pub(crate) line: RefCell<Line>,
     pub(crate) connecting: Cell<u32>,
@@ -72,6 +73,7 @@ impl Shard {
         Rc::new(Shard {
             policy: RefCell::new(pool.policy()),
             facts: RefCell::new(pool.catalog.facts()),
+            stats: pool.stats.clone(),
             pool,
             worker,
             line: RefCell::default(),
@@ -105,16 +107,23 @@ impl Shard {
         *self.policy.borrow_mut() = self.pool.policy();
     }
 
+    /// What this worker counts for the pool.
+    #[inline]
+    #[must_use]
+    pub fn stats(&self) -> &WorkerStats {
+        &self.stats[self.worker]
+    }
+
     /// This worker's counters for the pool.
     #[inline]
     #[must_use]
     pub fn counters(&self) -> &PoolCounters {
-        &self.pool.branches[self.worker].counters
+        &self.stats().counters
     }
 
     /// Counts why a reset was needed.
     pub fn count_reset(&self, footprint: Footprint) {
-        let reasons = &self.pool.branches[self.worker].reset_reasons;
+        let reasons = &self.stats().reset_reasons;
         for (index, name) in Footprint::ALL_REASONS.iter().enumerate() {
             if footprint.reasons().any(|reason| reason == *name) {
                 reasons.count(index);
@@ -125,7 +134,7 @@ impl Shard {
     /// Counts a client that keeps its server, and why.
     pub(crate) fn count_pin(&self, kinds: Footprint) {
         self.counters().pins.add(1);
-        let reasons = &self.pool.branches[self.worker].pin_reasons;
+        let reasons = &self.stats().pin_reasons;
         for (index, name) in Footprint::ALL_REASONS.iter().enumerate() {
             if kinds.reasons().any(|reason| reason == *name) {
                 reasons.count(index);
@@ -198,6 +207,14 @@ impl Shard {
 
     /// Gives a job to this worker's keeper.
     pub(crate) fn keep(self: &Rc<Shard>, job: Job) {
+        if let Job::Reset(lease, _)
+        | Job::Settle(lease)
+        | Job::Check(lease)
+        | Job::Probe(lease)
+        | Job::RollBack(lease, _) = &job
+        {
+            lease.take_in_hand();
+        }
         // The keeper lives as long as the worker; without it the job, and the server in it, simply end.
         let _ = self.jobs.send((self.clone(), job));
     }
@@ -215,6 +232,21 @@ impl Shard {
         now: Instant,
         limit: Option<Duration>,
     ) -> Poll<Result<Lease, CheckoutError>> {
+        let outcome = self.seek(cx, seat, now, limit);
+        if let Poll::Ready(Ok(lease)) = &outcome {
+            lease.lend(seat.client(), now);
+        }
+        outcome
+    }
+
+    #[inline]
+    fn seek(
+        self: &Rc<Shard>,
+        cx: &mut Context<'_>,
+        seat: &Rc<Seat>,
+        now: Instant,
+        limit: Option<Duration>,
+    ) -> Poll<Result<Lease, CheckoutError>> {
         match seat.look(cx) {
             Outcome::Granted(lease) => return Poll::Ready(Ok(lease)),
             Outcome::Refused(error) => return Poll::Ready(Err(error)),
@@ -225,7 +257,8 @@ impl Shard {
             return Poll::Ready(Err(CheckoutError::Moved));
         }
         // Whoever waits comes first.
-        if self.line.borrow().is_empty()
+        if !self.pool.is_paused()
+            && self.line.borrow().is_empty()
             && let Some(lease) = self.take_idle(cx)
         {
             return Poll::Ready(Ok(lease));
@@ -248,10 +281,11 @@ impl Shard {
     /// Why there is no server.
     pub async fn open_own(self: &Rc<Shard>, means: &Means) -> Result<Option<Lease>, ServerError> {
         let Some(permit) = self.pool.try_permit(0, Instant::now()) else { return Ok(None) };
+        let generation = self.pool.generation();
         let server = login::login(&self.pool.target, means).await?;
         self.counters().connects.add(1);
         let idle = &self.pool.branches[self.worker].idle;
-        let added = idle.try_add(Pooled::new(server, permit));
+        let added = idle.try_add(Pooled::new(server, permit, generation));
         Ok(added.ok().and_then(|()| idle.try_get().ok()).map(|object| Lease::new(object, self.clone())))
     }
 
@@ -296,7 +330,7 @@ impl Shard {
     /// Sees to it that those in line get servers: from siblings, or new ones.
     pub(crate) fn demand(self: &Rc<Shard>, now: Instant) {
         let wanted = self.line.borrow().len() as u32;
-        if wanted == 0 {
+        if wanted == 0 || self.pool.is_paused() {
             return;
         }
         // Another worker that puts a server down now sees our line, or we see the server.
@@ -325,6 +359,9 @@ impl Shard {
 
     /// Starts connects until `wanted` are under way or no more are allowed.
     pub(crate) fn connect_for(self: &Rc<Shard>, wanted: u32, extra: u32, now: Instant) {
+        if self.pool.is_paused() {
+            return;
+        }
         while self.connecting.get() < wanted.min(PARALLEL_CONNECTS) {
             if self.pool.size.is_full() && extra == 0 {
                 return;
@@ -398,8 +435,9 @@ impl Shard {
     pub(crate) fn offer(self: &Rc<Shard>, mut lease: Lease, now: Instant) {
         self.busy_since_probe.set(true);
         if lease.expires_at.is_some_and(|at| at <= now)
-            || lease.is_surplus(self.policy.borrow().reserve)
+            || lease.is_outdated()
             || self.is_left()
+            || lease.is_surplus(self.policy.borrow().reserve)
             || self.pool.owes_a_place(now)
         {
             lease.retire();
@@ -429,10 +467,10 @@ impl Shard {
         }
     }
 
-    /// Whether the pool was replaced and serves nobody here any more.
+    /// Whether the pool is paused, or was replaced and serves nobody here any more.
     fn is_left(&self) -> bool {
         // Those in line for a replaced pool are sent to the new one by the next sweep; until then it serves them.
-        self.pool.is_retired() && self.line.borrow().is_empty()
+        self.pool.is_paused() || self.pool.is_retired() && self.line.borrow().is_empty()
     }
 
     /// Whether another worker's first in line has waited so much longer than ours that it is to have the server.

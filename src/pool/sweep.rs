@@ -64,6 +64,8 @@ fn look_at_idle(shard: &Rc<Shard>, now: Instant) {
         let too_old = lease.expires_at.is_some_and(|at| at <= now);
         let too_idle = policy.idle_timeout.is_some_and(|limit| idle_for >= lease.idle_limit(limit));
         if too_old
+            || lease.is_outdated()
+            || shard.pool.is_paused()
             || shard.pool.is_retired()
             || lease.is_surplus(policy.reserve)
             || too_idle && lease.is_dispensable(policy.min_size)

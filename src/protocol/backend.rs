@@ -7,6 +7,16 @@ use bytes::{BufMut, BytesMut};
 pub const PARSE_COMPLETE: [u8; HEADER] = [b'1', 0, 0, 0, 4];
 /// A CloseComplete, whole.
 pub const CLOSE_COMPLETE: [u8; HEADER] = [b'3', 0, 0, 0, 4];
+/// A BindComplete, whole.
+pub const BIND_COMPLETE: [u8; HEADER] = [b'2', 0, 0, 0, 4];
+/// A NoData, whole.
+pub const NO_DATA: [u8; HEADER] = [b'n', 0, 0, 0, 4];
+/// A PortalSuspended, whole.
+pub const PORTAL_SUSPENDED: [u8; HEADER] = [b's', 0, 0, 0, 4];
+/// An EmptyQueryResponse, whole.
+pub const EMPTY_QUERY_RESPONSE: [u8; HEADER] = [b'I', 0, 0, 0, 4];
+/// A ParameterDescription without parameters, whole.
+pub const NO_PARAMETERS: [u8; 7] = [b't', 0, 0, 0, 6, 0, 0];
 
 /// The status that ReadyForQuery carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,31 +115,44 @@ pub fn ready_for_query(out: &mut BytesMut, status: TxStatus) {
     message(out, b'Z', |body| body.put_u8(status.byte()));
 }
 
-/// Appends a RowDescription of text columns named `names`.
-pub fn row_description<'a>(out: &mut BytesMut, columns: impl ExactSizeIterator<Item = (&'a str, u32)>) {
+/// A column of a RowDescription; no table is behind it.
+#[derive(Debug, Clone, Copy)]
+pub struct ColumnMeta<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its type.
+    pub oid: u32,
+    /// Bytes of a value, -1 if they vary.
+    pub size: i16,
+    /// 0: text, 1: binary.
+    pub format: i16,
+}
+
+/// Appends a RowDescription.
+pub fn row_description<'a>(out: &mut BytesMut, columns: impl ExactSizeIterator<Item = ColumnMeta<'a>>) {
     message(out, b'T', |body| {
         body.put_u16(columns.len() as u16);
-        for (name, oid) in columns {
-            put_cstr(body, name.as_bytes());
+        for column in columns {
+            put_cstr(body, column.name.as_bytes());
             body.put_u32(0);
             body.put_u16(0);
-            body.put_u32(oid);
-            body.put_i16(-1);
+            body.put_u32(column.oid);
+            body.put_i16(column.size);
             body.put_i32(-1);
-            body.put_u16(0);
+            body.put_i16(column.format);
         }
     });
 }
 
-/// Appends a DataRow of text values; `None` is NULL.
-pub fn data_row<'a>(out: &mut BytesMut, values: impl ExactSizeIterator<Item = Option<&'a str>>) {
+/// Appends a DataRow of encoded values; `None` is NULL.
+pub fn data_row(out: &mut BytesMut, values: impl ExactSizeIterator<Item = Option<impl AsRef<[u8]>>>) {
     message(out, b'D', |body| {
         body.put_u16(values.len() as u16);
         for value in values {
             match value {
-                Some(text) => {
-                    body.put_i32(text.len() as i32);
-                    body.put_slice(text.as_bytes());
+                Some(value) => {
+                    body.put_i32(value.as_ref().len() as i32);
+                    body.put_slice(value.as_ref());
                 }
                 None => body.put_i32(-1),
             }

@@ -1,11 +1,12 @@
 //! From the checked configuration to the exit code: starts everything, listens to signals, ends everything.
 
-use crate::admin::{Admin, Control};
+use crate::admin::command::Shutdown;
+use crate::admin::{Admin, Control, Pending};
 use crate::auth::keys::KeyCache;
 use crate::auth::mock::MockSecret;
-use crate::client::context::{CancelRequest, CancelRoute, Process};
+use crate::client::context::{CancelRequest, CancelRoute, Process, Report};
 use crate::client::surroundings::HostNames;
-use crate::config::{Config, Secret};
+use crate::config::{self, Change, Config, Secret};
 use crate::directory::Directory;
 use crate::net::tls::current::Current;
 use crate::net::tls::files::Unusable;
@@ -25,6 +26,7 @@ use std::time::Duration;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
 /// Derived keys that are kept for later logins.
@@ -58,8 +60,9 @@ pub fn run(path: PathBuf, config: Config) -> ExitCode {
 /// What the admin console asks of the supervisor.
 #[derive(Debug)]
 enum Request {
-    Reload(std::sync::mpsc::SyncSender<Result<(), String>>),
-    ShutDown,
+    Reload(oneshot::Sender<Result<(), String>>),
+    Set { key: String, value: String, answer: oneshot::Sender<Result<Option<String>, String>> },
+    ShutDown(Shutdown),
 }
 
 /// Reaches the supervisor and the workers from anywhere.
@@ -69,21 +72,71 @@ struct Reach {
     workers: Arc<OnceLock<Vec<Handle>>>,
 }
 
-impl Control for Reach {
-    fn reload(&self) -> Result<(), String> {
-        let (answer, outcome) = std::sync::mpsc::sync_channel(1);
-        let gone = || "pgvalet is shutting down".to_owned();
-        self.requests.send(Request::Reload(answer)).map_err(|_| gone())?;
-        outcome.recv_timeout(Duration::from_secs(10)).map_err(|_| gone())?
+impl Reach {
+    fn workers(&self) -> &[Handle] {
+        self.workers.get().map_or(&[], Vec::as_slice)
     }
 
-    fn shut_down(&self) {
-        let _ = self.requests.send(Request::ShutDown);
+    /// Gives each worker a command that it answers, and gathers the answers. One that has ended gives none.
+    async fn ask_all<T>(&self, command: impl Fn(oneshot::Sender<T>) -> Command) -> Vec<T> {
+        let ask = |worker: &Handle| {
+            let (answer, outcome) = oneshot::channel();
+            let _ = worker.commands.send(command(answer));
+            outcome
+        };
+        let asked: Vec<_> = self.workers().iter().map(ask).collect();
+        let mut answers = Vec::with_capacity(asked.len());
+        for outcome in asked {
+            answers.extend(outcome.await.ok());
+        }
+        answers
+    }
+
+    /// Asks the supervisor.
+    async fn ask<T>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<Result<T, String>>) -> Request,
+    ) -> Result<T, String> {
+        let (answer, outcome) = oneshot::channel();
+        let gone = || "pgvalet is shutting down".to_owned();
+        self.requests.send(request(answer)).map_err(|_| gone())?;
+        outcome.await.map_err(|_| gone())?
+    }
+}
+
+impl Control for Reach {
+    fn reload(&self) -> Pending<'_, Result<(), String>> {
+        Box::pin(self.ask(Request::Reload))
+    }
+
+    fn set<'a>(&'a self, key: &'a str, value: &'a str) -> Pending<'a, Result<Option<String>, String>> {
+        let (key, value) = (key.to_owned(), value.to_owned());
+        Box::pin(self.ask(move |answer| Request::Set { key, value, answer }))
+    }
+
+    fn shut_down(&self, how: Shutdown) {
+        let _ = self.requests.send(Request::ShutDown(how));
     }
 
     fn worker_loads(&self) -> Vec<u32> {
-        let workers = self.workers.get().map_or(&[][..], Vec::as_slice);
-        workers.iter().map(|worker| worker.load.load(Ordering::Relaxed)).collect()
+        self.workers().iter().map(|worker| worker.load.load(Ordering::Relaxed)).collect()
+    }
+
+    fn reports(&self) -> Pending<'_, Vec<Report>> {
+        Box::pin(self.ask_all(Command::Report))
+    }
+
+    fn stir(&self) -> Pending<'_, ()> {
+        Box::pin(async { drop(self.ask_all(Command::Stir).await) })
+    }
+
+    fn kill<'a>(&'a self, database: Option<&'a str>) -> Pending<'a, ()> {
+        let database: Option<Arc<str>> = database.map(Into::into);
+        Box::pin(async move { drop(self.ask_all(|done| Command::Kill(database.clone(), done)).await) })
+    }
+
+    fn kill_client(&self, id: u32) -> Pending<'_, bool> {
+        Box::pin(async move { self.ask_all(|found| Command::KillClient(id, found)).await.contains(&true) })
     }
 }
 
@@ -100,6 +153,8 @@ struct Signals {
     terminate: Signal,
     interrupt: Signal,
     quit: Signal,
+    pause: Signal,
+    resume: Signal,
 }
 
 impl Signals {
@@ -109,6 +164,8 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             quit: signal(SignalKind::quit())?,
+            pause: signal(SignalKind::user_defined1())?,
+            resume: signal(SignalKind::user_defined2())?,
         })
     }
 }
@@ -118,6 +175,7 @@ struct Running {
     config: Arc<Config>,
     process: Arc<Process>,
     registry: Arc<Registry>,
+    admin: Arc<Admin>,
     workers: Vec<Handle>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -145,6 +203,7 @@ async fn supervise(path: PathBuf, config: Arc<Config>) -> Result<(), String> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), workers = running.workers.len(), "ready");
     notify(&[NotifyState::Ready]);
 
+    tokio::task::spawn_local(keep_averages(running.admin.clone(), running.registry.clone()));
     let asked = serve(&mut running, &mut signals, &mut requests).await;
     notify(&[NotifyState::Stopping]);
     accepting.iter().for_each(|task| task.abort());
@@ -152,8 +211,10 @@ async fn supervise(path: PathBuf, config: Arc<Config>) -> Result<(), String> {
         // The listening sockets are closed when the tasks have ended.
         let _ = task.await;
     }
-    if asked == Asked::ToDrain {
-        drain(&running, &mut signals).await;
+    match asked {
+        Asked::Stop => {}
+        Asked::Drain => drain(&running, &mut signals).await,
+        Asked::Wait => wait_for_clients(&mut running, &mut signals, &mut requests).await,
     }
     stop(running);
     Ok(())
@@ -170,6 +231,7 @@ fn start(path: PathBuf, config: Arc<Config>, requests: UnboundedSender<Request>)
     let means = Arc::new(Means { keys: keys.clone(), tls: server_tls });
     let directory = Directory::start(means.clone())
         .map_err(|error| format!("cannot start the thread for auth_query: {error}"))?;
+    let admin = Arc::new(Admin::new(registry.clone(), Box::new(control)));
     let process = Arc::new(Process {
         keys,
         means,
@@ -180,7 +242,7 @@ fn start(path: PathBuf, config: Arc<Config>, requests: UnboundedSender<Request>)
         clients: AtomicU32::new(0),
         consoles: AtomicU32::new(0),
         cancels: Box::new(Reach { requests, workers: handles.clone() }),
-        console: Box::new(Admin::new(registry.clone(), Box::new(control))),
+        console: admin.clone(),
     });
     let (siblings, mailboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| unbounded_channel()).unzip();
     let (mut workers, mut threads) = (Vec::new(), Vec::new());
@@ -202,16 +264,18 @@ fn start(path: PathBuf, config: Arc<Config>, requests: UnboundedSender<Request>)
     }
     ahead::derive(&config, &process);
     let _ = handles.set(workers.clone());
-    Ok(Running { path, config, process, registry, workers, threads })
+    Ok(Running { path, config, process, registry, admin, workers, threads })
 }
 
 /// What the process was asked to do.
 #[derive(Debug, PartialEq, Eq)]
 enum Asked {
     /// End when transactions have ended.
-    ToDrain,
+    Drain,
+    /// End when all clients have left by themselves.
+    Wait,
     /// End now.
-    ToStop,
+    Stop,
 }
 
 /// Serves until it is asked to end.
@@ -228,20 +292,21 @@ async fn serve(
                 log_tls(running.process.client_tls.refresh());
                 log_tls(running.process.means.tls.refresh());
             }
+            _ = signals.terminate.recv() => return Asked::Drain,
+            _ = signals.interrupt.recv() => return Asked::Drain,
+            _ = signals.quit.recv() => return Asked::Stop,
             _ = signals.hangup.recv() => {
                 if let Err(problems) = reload(running) {
                     tracing::error!("reload failed, the old configuration stays in force:\n{problems}");
                 }
             }
-            _ = signals.terminate.recv() => return Asked::ToDrain,
-            _ = signals.interrupt.recv() => return Asked::ToDrain,
-            _ = signals.quit.recv() => return Asked::ToStop,
-            Some(request) = requests.recv() => match request {
-                Request::Reload(answer) => {
-                    let _ = answer.try_send(reload(running));
+            _ = signals.pause.recv() => pause(running, true),
+            _ = signals.resume.recv() => pause(running, false),
+            Some(request) = requests.recv() => {
+                if let Some(asked) = comply(running, request) {
+                    return asked;
                 }
-                Request::ShutDown => return Asked::ToDrain,
-            },
+            }
         }
     }
 }
@@ -255,25 +320,106 @@ fn log_tls(outcome: Result<bool, Unusable>) {
     }
 }
 
+/// Does what the console asks for; how to end, if that is it.
+fn comply(running: &mut Running, request: Request) -> Option<Asked> {
+    match request {
+        Request::Reload(answer) => {
+            let _ = answer.send(reload(running));
+        }
+        Request::Set { key, value, answer } => {
+            let _ = answer.send(set(running, &key, &value));
+        }
+        Request::ShutDown(Shutdown::Now) => return Some(Asked::Stop),
+        Request::ShutDown(Shutdown::WaitForServers) => return Some(Asked::Drain),
+        Request::ShutDown(Shutdown::WaitForClients) => return Some(Asked::Wait),
+    }
+    None
+}
+
+/// Pauses all pools, or lets them go on.
+fn pause(running: &Running, paused: bool) {
+    let registry = &running.registry;
+    let changed = if paused { registry.pause(None) } else { registry.resume(None) };
+    if changed {
+        tracing::info!(paused, "told by a signal");
+        for worker in &running.workers {
+            let _ = worker.commands.send(Command::Stir(oneshot::channel().0));
+        }
+    }
+}
+
+/// Changes one setting, until the next reload.
+fn set(running: &mut Running, key: &str, value: &str) -> Result<Option<String>, String> {
+    match config::set(&running.config, key, value)? {
+        Change::Nothing(why) => Ok(why),
+        Change::Made(config) => {
+            put_in_force(running, Arc::new(*config));
+            tracing::info!(key, value, "setting changed");
+            Ok(None)
+        }
+    }
+}
+
+/// Ends the periods of averages.
+async fn keep_averages(admin: Arc<Admin>, registry: Arc<Registry>) {
+    loop {
+        // Looked at once a second at least, so that a shorter period is seen soon.
+        let began = Instant::now();
+        while began.elapsed() < registry.config().general.stats_period {
+            let left = registry.config().general.stats_period.saturating_sub(began.elapsed());
+            sleep(left.min(Duration::from_secs(1))).await;
+        }
+        admin.tick();
+    }
+}
+
 fn reload(running: &mut Running) -> Result<(), String> {
     let monotonic = NotifyState::monotonic_usec_now();
     if let Ok(monotonic) = monotonic {
         notify(&[NotifyState::Reloading, monotonic]);
     }
     let outcome = reload::read(&running.path, &running.config).map(|config| {
-        reload::apply(&config, &running.registry);
-        logging::set_level(&config.general.log);
-        log_tls(running.process.client_tls.set(&config.general.client_tls).map(|()| true));
-        log_tls(running.process.means.tls.set(&config.general.server_tls).map(|()| true));
-        running.config = config.clone();
-        ahead::derive(&config, &running.process);
-        for worker in &running.workers {
-            let _ = worker.commands.send(Command::Reload(config.clone()));
-        }
+        put_in_force(running, config);
         tracing::info!(path = %running.path.display(), "configuration reloaded");
     });
     notify(&[NotifyState::Ready]);
     outcome
+}
+
+fn put_in_force(running: &mut Running, config: Arc<Config>) {
+    reload::apply(&config, &running.registry);
+    logging::set_level(&config.general.log);
+    log_tls(running.process.client_tls.set(&config.general.client_tls).map(|()| true));
+    log_tls(running.process.means.tls.set(&config.general.server_tls).map(|()| true));
+    running.config = config.clone();
+    ahead::derive(&config, &running.process);
+    for worker in &running.workers {
+        let _ = worker.commands.send(Command::Reload(config.clone()));
+    }
+}
+
+/// Waits until every client has left by itself, or until it is told again to end.
+async fn wait_for_clients(
+    running: &mut Running,
+    signals: &mut Signals,
+    requests: &mut UnboundedReceiver<Request>,
+) {
+    let clients = running.process.clients.load(Ordering::Relaxed);
+    tracing::info!(clients, "shutting down: waiting for all clients to leave; told again, it ends");
+    let process = running.process.clone();
+    let everybody_left = async {
+        while process.clients.load(Ordering::Relaxed) > process.consoles.load(Ordering::Relaxed) {
+            sleep(LOOK).await;
+        }
+    };
+    tokio::select! {
+        () = everybody_left => tracing::info!("all clients have left"),
+        asked = serve(running, signals, requests) => {
+            if asked == Asked::Drain {
+                drain(running, signals).await;
+            }
+        }
+    }
 }
 
 /// Waits until every client has come to the end of its transaction, or time is up, or a second signal comes.

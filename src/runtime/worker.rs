@@ -1,6 +1,6 @@
 //! One worker: a thread with a runtime of its own, its clients, and its part of every pool.
 
-use crate::client::context::{CancelRequest, Process};
+use crate::client::context::{CancelRequest, Process, Report};
 use crate::client::{self, Context};
 use crate::config::Config;
 use crate::net::stream::{Address, Detached};
@@ -17,6 +17,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
 use tokio::time::{MissedTickBehavior, interval};
 
 /// How often a worker looks at the clock for its clients and servers.
@@ -31,6 +32,14 @@ pub enum Command {
     Cancel(CancelRequest),
     /// A new configuration.
     Reload(Arc<Config>),
+    /// Tell of yourself.
+    Report(oneshot::Sender<Report>),
+    /// Look after all pools now, because an order was given; dropped when it is done.
+    Stir(oneshot::Sender<()>),
+    /// End the clients of a database, or all; dropped when they have been told.
+    Kill(Option<Arc<str>>, oneshot::Sender<()>),
+    /// End the client of this number; whether it is here.
+    KillClient(u32, oneshot::Sender<bool>),
     /// End clients at the end of their transactions.
     Drain,
     /// End now.
@@ -115,6 +124,10 @@ async fn run(seed: Seed) {
                 Some(Command::Client(stream, peer)) => welcome(&context, stream, peer),
                 Some(Command::Cancel(request)) => context.cancel(request),
                 Some(Command::Reload(config)) => reload(&context, config),
+                Some(Command::Report(answer)) => drop(answer.send(context.report())),
+                Some(Command::Stir(_done)) => context.shards.stir(Instant::now()),
+                Some(Command::Kill(database, _done)) => context.kill(database.as_deref()),
+                Some(Command::KillClient(id, answer)) => drop(answer.send(context.kill_client(id))),
                 Some(Command::Drain) => {
                     context.drain();
                     context.shards.dismiss_waiters();

@@ -32,6 +32,12 @@ impl CancelGate {
         self.pending.load(Ordering::Acquire) > 0
     }
 
+    /// Requests on their way.
+    #[must_use]
+    pub fn pending(&self) -> u32 {
+        self.pending.load(Ordering::Relaxed)
+    }
+
     /// Counts a request in, until the guard is dropped.
     #[must_use]
     pub fn enter(self: &Arc<CancelGate>) -> Pending {

@@ -178,6 +178,12 @@ impl Interner {
         Interner { statements: LruCache::unbounded(), hasher: RandomState::default(), bytes: 0, budget }
     }
 
+    /// How many statements it keeps, and their bytes.
+    #[must_use]
+    pub fn held(&self) -> (usize, usize) {
+        (self.statements.len(), self.bytes)
+    }
+
     /// The one statement of this text, these parameter types (`rest`) and settings that read it the same way.
     pub fn intern(&mut self, rest: &[u8], scope: &Arc<Settings>) -> Arc<Statement> {
         let key = self.hasher.hash_one(rest);

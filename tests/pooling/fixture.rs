@@ -49,18 +49,27 @@ impl Console {
         Self(valet.login(&Login::new(Role::Postgres.name(), "pgvalet").password(PASSWORD)))
     }
 
+    /// The rows of a SHOW table, without the console's own.
     pub fn show(&mut self, what: &str) -> Vec<Row> {
         let messages = self.0.query(&format!("SHOW {what}"));
         let columns = messages.iter().find_map(Message::columns).expect("a SHOW has columns");
         let row = |values: Vec<Option<String>>| {
             columns.iter().cloned().zip(values.into_iter().map(Option::unwrap_or_default)).collect()
         };
-        backend::rows(&messages).into_iter().map(row).collect()
+        let rows = backend::rows(&messages).into_iter().map(row);
+        rows.filter(|row: &Row| row.get("database").is_none_or(|name| name != "pgbouncer")).collect()
     }
 
-    /// A counter of SHOW STATS, over all databases.
+    /// Servers that are at work, for clients or for pgvalet itself.
+    pub fn busy(&mut self) -> u64 {
+        let columns = ["sv_active", "sv_tested", "sv_login", "sv_being_canceled"];
+        let pools = self.show("POOLS");
+        pools.iter().flat_map(|row| columns.map(|column| number(row, column))).sum()
+    }
+
+    /// A counter of SHOW COUNTERS, over all databases.
     pub fn stat(&mut self, counter: &str) -> u64 {
-        self.show("STATS").iter().map(|row| number(row, counter)).sum()
+        self.show("COUNTERS").iter().map(|row| number(row, counter)).sum()
     }
 
     /// A number of SHOW POOLS, over all pools.
@@ -85,7 +94,7 @@ impl Console {
         eventually(&format!("{count} idle servers"), || (self.pools("sv_idle") == count).then_some(()));
     }
 
-    /// Waits until a counter of SHOW STATS is at least `least`.
+    /// Waits until a counter of SHOW COUNTERS is at least `least`.
     #[track_caller]
     pub fn wait_for_stat(&mut self, counter: &str, least: u64) -> u64 {
         eventually(&format!("{counter} of at least {least}"), || {
@@ -102,7 +111,7 @@ impl Console {
         let at_rest = crate::support::within(crate::support::DEADLINE, || {
             state = (
                 self.pools("cl_waiting"),
-                self.pools("sv_active"),
+                self.busy(),
                 self.pools("sv_idle"),
                 self.clients().saturating_sub(1),
             );

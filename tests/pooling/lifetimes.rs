@@ -106,7 +106,7 @@ fn a_server_that_hangs_is_found_by_the_check_and_no_client_gets_it() {
     Cluster::shared().freeze_backend(number, true);
     // Idle no more: the check has it.
     eventually("the check", || {
-        (console.pools("sv_idle") == 0 && console.pools("sv_active") == 1).then_some(())
+        (console.pools("sv_idle") == 0 && console.pools("sv_tested") == 1).then_some(())
     });
     let other = pid(&mut client);
     assert_ne!(other, frozen);

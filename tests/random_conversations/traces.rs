@@ -53,10 +53,11 @@ pub fn look(fresh: &State, valet: &Pgvalet, login: &Login, pool_size: usize) -> 
 fn leased(console: &mut Client, login: &Login) -> u64 {
     let messages = console.query("SHOW POOLS");
     let columns = messages.iter().find_map(backend::Message::columns).expect("a table has columns");
-    let at = columns.iter().position(|name| name == "sv_active").expect("a column for leased servers");
+    let is_busy = |name: &str| matches!(name, "sv_active" | "sv_tested" | "sv_login" | "sv_being_canceled");
     backend::rows(&messages)
         .iter()
         .filter(|row| row[0].as_deref() == Some(&login.database) && row[1].as_deref() == Some(&login.user))
-        .map(|row| row[at].as_deref().unwrap_or_default().parse::<u64>().expect("a number"))
+        .flat_map(|row| columns.iter().zip(row).filter(|(name, _)| is_busy(name)))
+        .map(|(_, value)| value.as_deref().unwrap_or_default().parse::<u64>().expect("a number"))
         .sum()
 }

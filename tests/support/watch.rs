@@ -31,10 +31,10 @@ impl Console {
         Self(valet.login(&Login::new("postgres", "pgvalet")))
     }
 
-    /// A counter of SHOW STATS for the database `app`.
+    /// A counter of SHOW COUNTERS for the database `app`.
     #[track_caller]
     pub fn stat(&mut self, counter: &str) -> u64 {
-        self.number("SHOW STATS", &[DATABASE], counter)
+        self.number("SHOW COUNTERS", &[DATABASE], counter)
     }
 
     /// A number of SHOW POOLS for the pool of the tests.

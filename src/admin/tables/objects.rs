@@ -1,0 +1,72 @@
+//! The process itself: CONFIG, MEM; of pgvalet's own PREPARED.
+
+use crate::admin::Admin;
+use crate::admin::table::{Column, Row, Type};
+use crate::client::ClientCell;
+use crate::client::context::Report;
+use crate::config::settings;
+use crate::pool::{Pool, Pooled};
+use Type::{Int4, Int8, Text};
+
+pub(super) const CONFIG: &[Column] =
+    &[("key", Text), ("value", Text), ("default", Text), ("changeable", Text)];
+pub(super) const MEM: &[Column] =
+    &[("name", Text), ("size", Int4), ("used", Int4), ("free", Int4), ("memtotal", Int4)];
+pub(super) const PREPARED: &[Column] =
+    &[("database", Text), ("user", Text), ("worker", Int4), ("statements", Int4), ("bytes", Int8)];
+
+impl Admin {
+    pub(super) fn config(&self) -> Vec<Row> {
+        let config = self.registry.config();
+        let mut rows: Vec<(&str, Row)> = settings::plain_values(&config.general)
+            .map(|(about, value, default)| {
+                let changeable = if about.reload { "yes" } else { "no" };
+                (about.name, vec![about.name.into(), value.into(), default.into(), changeable.into()])
+            })
+            .collect();
+        let path = config.path.display().to_string();
+        rows.push((
+            "conffile",
+            vec!["conffile".into(), path.into(), crate::admin::table::Value::Null, "no".into()],
+        ));
+        rows.sort_by_key(|(name, _)| *name);
+        rows.into_iter().map(|(_, row)| row).collect()
+    }
+
+    /// What is worth knowing of memory. Nothing is kept in stock but buffers; what is free is free for the system.
+    pub(super) fn mem(&self, reports: &[Report]) -> Vec<Row> {
+        let pools = self.registry.all_pools();
+        let servers: usize = pools.iter().map(|pool| pool.status().servers as usize).sum();
+        let clients: usize = reports.iter().map(|report| report.clients.len()).sum();
+        let statements = || reports.iter().flat_map(|report| &report.statements);
+        let row = |name: &str, size: usize, used: usize, free: usize, total: usize| {
+            vec![name.into(), size.into(), used.into(), free.into(), total.into()]
+        };
+        let stock: usize = reports.iter().map(|report| report.buffers).sum();
+        let buffer = crate::net::buffer::SMALL;
+        vec![
+            row("pool_cache", size_of::<Pool>(), pools.len(), 0, pools.len() * size_of::<Pool>()),
+            row("server_cache", size_of::<Pooled>(), servers, 0, servers * size_of::<Pooled>()),
+            row("client_cache", size_of::<ClientCell>(), clients, 0, clients * size_of::<ClientCell>()),
+            row("iobuf_cache", buffer, 0, stock, stock * buffer),
+            row(
+                "prepared_statement_cache",
+                0,
+                statements().map(|of| of.count).sum(),
+                0,
+                statements().map(|of| of.bytes).sum(),
+            ),
+        ]
+    }
+
+    pub(super) fn prepared(&self, reports: &[Report]) -> Vec<Row> {
+        let mut rows = Vec::new();
+        for (worker, report) in reports.iter().enumerate() {
+            rows.extend(report.statements.iter().map(|of| {
+                let (database, user) = ((*of.key.database).into(), (*of.key.user).into());
+                vec![database, user, worker.into(), of.count.into(), of.bytes.into()]
+            }));
+        }
+        rows
+    }
+}

@@ -1,0 +1,303 @@
+//! What belongs together: POOLS, DATABASES, USERS, LISTS, STATE; of pgvalet's own WORKERS.
+
+use crate::admin::table::{Column, Row, Type, Value};
+use crate::admin::{Admin, CONSOLE};
+use crate::config::{Database, Host, PoolMode};
+use crate::pool::{Duty, Pool};
+use Type::{Int4, Text};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+pub(super) const POOLS: &[Column] = &[
+    ("database", Text),
+    ("user", Text),
+    ("cl_active", Int4),
+    ("cl_waiting", Int4),
+    ("cl_active_cancel_req", Int4),
+    ("cl_waiting_cancel_req", Int4),
+    ("sv_active", Int4),
+    ("sv_active_cancel", Int4),
+    ("sv_being_canceled", Int4),
+    ("sv_idle", Int4),
+    ("sv_used", Int4),
+    ("sv_tested", Int4),
+    ("sv_login", Int4),
+    ("maxwait", Int4),
+    ("maxwait_us", Int4),
+    ("pool_mode", Text),
+    ("load_balance_hosts", Text),
+];
+
+pub(super) const DATABASES: &[Column] = &[
+    ("name", Text),
+    ("host", Text),
+    ("port", Int4),
+    ("database", Text),
+    ("force_user", Text),
+    ("pool_size", Int4),
+    ("min_pool_size", Int4),
+    ("reserve_pool_size", Int4),
+    ("server_lifetime", Int4),
+    ("pool_mode", Text),
+    ("load_balance_hosts", Text),
+    ("max_connections", Int4),
+    ("current_connections", Int4),
+    ("max_client_connections", Int4),
+    ("current_client_connections", Int4),
+    ("paused", Int4),
+    ("disabled", Int4),
+];
+
+pub(super) const USERS: &[Column] = &[
+    ("name", Text),
+    ("pool_size", Text),
+    ("reserve_pool_size", Text),
+    ("pool_mode", Text),
+    ("max_user_connections", Int4),
+    ("current_connections", Int4),
+    ("max_user_client_connections", Int4),
+    ("current_client_connections", Int4),
+];
+
+pub(super) const WORKERS: &[Column] =
+    &[("worker", Int4), ("clients", Int4), ("cl_waiting", Int4), ("servers", Int4), ("sv_idle", Int4)];
+
+/// The servers of a pool by what becomes of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Servers {
+    /// Clients have them.
+    pub active: u32,
+    /// Nobody has them.
+    pub idle: u32,
+    /// They are being reset, checked or rolled back.
+    pub tested: u32,
+    /// They are being opened.
+    pub login: u32,
+    /// Cancel requests are on their way to them.
+    pub being_canceled: u32,
+    /// The cancel requests on their way.
+    pub cancels: u32,
+}
+
+impl Servers {
+    /// Counts the servers of a pool.
+    #[must_use]
+    pub fn of(pool: &Pool) -> Servers {
+        let mut servers = Servers::default();
+        let mut open = 0;
+        pool.roster().for_each(|entry| {
+            open += 1;
+            let cancels = entry.cancels();
+            servers.cancels += cancels;
+            match entry.duty() {
+                _ if cancels > 0 => servers.being_canceled += 1,
+                Duty::Active => servers.active += 1,
+                Duty::Idle => servers.idle += 1,
+                Duty::Tested => servers.tested += 1,
+            }
+        });
+        servers.login = pool.status().servers.saturating_sub(open);
+        servers
+    }
+}
+
+/// Logged-in clients of a pool.
+pub(crate) fn clients_of(pool: &Pool) -> u32 {
+    pool.stats.iter().fold(0, |sum, stats| sum.wrapping_add(stats.clients.get()))
+}
+
+impl Admin {
+    pub(super) fn pools(&self) -> Vec<Row> {
+        let mut rows: Vec<Row> = self.registry.pools().iter().map(|pool| pool_row(pool)).collect();
+        let mut console: Row = vec![CONSOLE.into(), CONSOLE.into(), self.consoles().into()];
+        console.extend(std::iter::repeat_n(Value::Number(0), POOLS.len() - 5));
+        console.extend(["statement".into(), Value::Null]);
+        rows.push(console);
+        rows
+    }
+
+    pub(super) fn databases(&self) -> Vec<Row> {
+        let config = self.registry.config();
+        let pools = self.registry.pools();
+        let mut databases: BTreeMap<Arc<str>, Arc<Database>> = BTreeMap::new();
+        for (name, database) in &config.databases {
+            databases.insert(name.as_str().into(), database.clone());
+        }
+        // Those that `*` serves are there once somebody has asked for them.
+        for pool in &pools {
+            if let Some(database) = config.database(&pool.key.database) {
+                databases.entry(pool.key.database.clone()).or_insert(database);
+            }
+        }
+        let row = |(name, database): (&Arc<str>, &Arc<Database>)| {
+            let own = || pools.iter().filter(|pool| pool.key.database == *name);
+            let clients: u32 = own().map(|pool| clients_of(pool)).sum();
+            let servers: u32 = own().map(|pool| pool.status().servers).sum();
+            let dbname = database.dbname.as_deref().unwrap_or(name);
+            vec![
+                (**name).into(),
+                hosts(&database.hosts).into(),
+                u32::from(database.port).into(),
+                dbname.into(),
+                database.user.as_deref().into(),
+                database.pool_size.unwrap_or(0).into(),
+                database.min_pool_size.into(),
+                database.reserve_pool_size.into(),
+                database.server_lifetime.map_or(0, |limit| limit.as_secs()).into(),
+                database.pool_mode.map(mode_name).into(),
+                Value::Null,
+                database.max_db_connections.unwrap_or(0).into(),
+                servers.into(),
+                0u32.into(),
+                clients.into(),
+                self.registry.is_paused(name).into(),
+                self.registry.is_disabled(name).into(),
+            ]
+        };
+        let mut rows: Vec<Row> = databases.iter().map(row).collect();
+        let zero = || Value::Number(0);
+        rows.push(vec![
+            CONSOLE.into(),
+            Value::Null,
+            u32::from(config.general.listen_port).into(),
+            CONSOLE.into(),
+            CONSOLE.into(),
+            2u32.into(),
+            zero(),
+            zero(),
+            config.general.server_lifetime.map_or(0, |limit| limit.as_secs()).into(),
+            "statement".into(),
+            Value::Null,
+            zero(),
+            zero(),
+            zero(),
+            self.consoles().into(),
+            zero(),
+            zero(),
+        ]);
+        rows
+    }
+
+    pub(super) fn users(&self) -> Vec<Row> {
+        let config = self.registry.config();
+        let mut servers: BTreeMap<Arc<str>, (u32, u32)> = BTreeMap::new();
+        for pool in self.registry.pools() {
+            let counts = servers.entry(pool.key.user.clone()).or_default();
+            *counts = (counts.0 + pool.status().servers, counts.1 + clients_of(&pool));
+        }
+        let limit = |limit: Option<Option<u32>>| limit.map(|limit| limit.unwrap_or(0).to_string());
+        let mut rows: BTreeMap<&str, Row> = BTreeMap::new();
+        for (name, user) in &config.users {
+            let (open, clients) = servers.get(name.as_str()).copied().unwrap_or_default();
+            let row = vec![
+                name.as_str().into(),
+                limit(user.pool_size).unwrap_or_default().into(),
+                user.reserve_pool_size.map(|size| size.to_string()).unwrap_or_default().into(),
+                user.pool_mode.map(mode_name).into(),
+                user.max_user_connections.unwrap_or(0).into(),
+                open.into(),
+                0u32.into(),
+                clients.into(),
+            ];
+            rows.insert(name, row);
+        }
+        rows.entry(CONSOLE).or_insert_with(|| {
+            let zero = || Value::Number(0);
+            let mut row: Row = vec![CONSOLE.into(), "".into(), "".into(), Value::Null];
+            row.extend([zero(), zero(), zero(), zero()]);
+            row
+        });
+        rows.into_values().collect()
+    }
+
+    pub(super) fn lists(&self) -> Vec<Row> {
+        let config = self.registry.config();
+        let pools = self.registry.all_pools();
+        let connections: u32 = self.control.worker_loads().iter().sum();
+        let clients: u32 = pools.iter().map(|pool| clients_of(pool)).sum::<u32>() + self.consoles();
+        let servers: u32 = pools.iter().map(|pool| pool.status().servers).sum();
+        let users = config.users.len() + usize::from(!config.users.contains_key(CONSOLE));
+        let counts: [(&str, Value); 14] = [
+            ("databases", (config.databases.len() + 1).into()),
+            ("users", users.into()),
+            ("peers", 0u32.into()),
+            ("pools", (self.registry.pools().len() + 1).into()),
+            ("peer_pools", 0u32.into()),
+            ("free_clients", 0u32.into()),
+            ("used_clients", connections.into()),
+            ("login_clients", connections.saturating_sub(clients).into()),
+            ("free_servers", 0u32.into()),
+            ("used_servers", servers.into()),
+            ("dns_names", 0u32.into()),
+            ("dns_zones", 0u32.into()),
+            ("dns_queries", 0u32.into()),
+            ("dns_pending", 0u32.into()),
+        ];
+        counts.into_iter().map(|(name, count)| vec![name.into(), count]).collect()
+    }
+
+    pub(super) fn state(&self) -> Vec<Row> {
+        let (active, paused) = if self.registry.is_all_paused() { ("no", "yes") } else { ("yes", "no") };
+        vec![vec!["active".into(), active.into()], vec!["paused".into(), paused.into()]]
+    }
+
+    pub(super) fn workers(&self) -> Vec<Row> {
+        let pools = self.registry.all_pools();
+        let row = |(worker, clients): (usize, u32)| {
+            let mut counts = [0; 3];
+            for pool in &pools {
+                let seen = pool.seen_by(worker);
+                counts.iter_mut().zip(seen).for_each(|(sum, count)| *sum += count);
+            }
+            let [waiting, servers, idle] = counts;
+            vec![worker.into(), clients.into(), waiting.into(), servers.into(), idle.into()]
+        };
+        self.control.worker_loads().into_iter().enumerate().map(row).collect()
+    }
+
+    fn consoles(&self) -> u32 {
+        self.sessions.load(Ordering::Relaxed)
+    }
+}
+
+fn pool_row(pool: &Pool) -> Row {
+    let status = pool.status();
+    let servers = Servers::of(pool);
+    vec![
+        (*pool.key.database).into(),
+        (*pool.key.user).into(),
+        clients_of(pool).saturating_sub(status.waiting).into(),
+        status.waiting.into(),
+        servers.cancels.into(),
+        0u32.into(),
+        servers.active.into(),
+        servers.cancels.into(),
+        servers.being_canceled.into(),
+        servers.idle.into(),
+        0u32.into(),
+        servers.tested.into(),
+        servers.login.into(),
+        status.oldest_wait.as_secs().into(),
+        status.oldest_wait.subsec_micros().into(),
+        mode_name(pool.policy().mode).into(),
+        Value::Null,
+    ]
+}
+
+/// A pool mode by its name.
+pub(crate) fn mode_name(mode: PoolMode) -> &'static str {
+    match mode {
+        PoolMode::Session => "session",
+        PoolMode::Transaction => "transaction",
+        PoolMode::Statement => "statement",
+    }
+}
+
+fn hosts(hosts: &[Host]) -> String {
+    let name = |host: &Host| match host {
+        Host::Tcp(name) => name.clone(),
+        Host::Unix(directory) => directory.display().to_string(),
+    };
+    hosts.iter().map(name).collect::<Vec<_>>().join(",")
+}

@@ -2,10 +2,12 @@
 //!
 //! It looks at what the pools and workers publish and never stands in the way of a transaction. [`command`] reads what is
 //! asked, [`session`] speaks the protocol, [`tables`] has a file for each kind of table, [`averages`] the counters of SHOW
-//! STATS over time. What the console makes the process do goes through [`Control`].
+//! STATS over time, [`http`] and [`prometheus`] the endpoint for monitoring. What the console makes the process do goes through [`Control`].
 
 pub mod averages;
 pub mod command;
+pub mod http;
+pub mod prometheus;
 pub mod session;
 pub mod table;
 pub mod tables;
@@ -20,7 +22,7 @@ use command::{Command, Shutdown};
 use session::Session;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 use table::{Column, Row, Type};
 
@@ -59,6 +61,18 @@ pub struct Admin {
     control: Box<dyn Control>,
     averages: Averages,
     sessions: AtomicU32,
+    draining: AtomicBool,
+}
+
+/// Why new clients cannot be served.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unready {
+    /// The process shuts down.
+    #[error("shutting down")]
+    ShuttingDown,
+    /// Every pool fails to open server connections; the last error of one.
+    #[error("no server can be reached: {0}")]
+    NoServer(String),
 }
 
 /// What a command comes to.
@@ -132,7 +146,22 @@ impl Admin {
     /// A console that looks at these pools.
     #[must_use]
     pub fn new(registry: Arc<Registry>, control: Box<dyn Control>) -> Admin {
-        Admin { registry, control, averages: Averages::default(), sessions: AtomicU32::new(0) }
+        Admin {
+            registry,
+            control,
+            averages: Averages::default(),
+            sessions: AtomicU32::new(0),
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    /// Takes note that the process shuts down.
+    pub fn set_draining(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
     }
 
     /// Begins a new period of averages.

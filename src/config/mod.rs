@@ -9,7 +9,7 @@
 //! the [`Config`]. Every step notes what is wrong as a [`Problem`] and goes on.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -199,6 +199,8 @@ pub struct General {
     pub idle_transaction_timeout: Option<Duration>,
     /// Time that running transactions get when pgvalet shuts down.
     pub shutdown_timeout: Option<Duration>,
+    /// Where metrics are served; `None`: nowhere.
+    pub metrics_listen: Option<SocketAddr>,
     /// Over how long the averages of SHOW STATS are taken.
     pub stats_period: Duration,
 

@@ -13,8 +13,8 @@ use super::problem::nearest;
 use super::tls::{ClientTls, Negotiation, ServerTls, SslMode};
 use super::units::{
     Addresses, CheckQuery, Directory, File, FileMode, Flag, Hosts, Limit, LogFormat, LogLevel, Maybe,
-    MillisLimit, Names, Number, OptionalText, Password, Pause, Port, Protocols, Roots, Scalar, Suites, Text,
-    Time, TimeLimit, Unit, Word, Workers,
+    MillisLimit, Names, Number, OptionalAddress, OptionalText, Password, Pause, Port, Protocols, Roots,
+    Scalar, Suites, Text, Time, TimeLimit, Unit, Word, Workers,
 };
 use super::{AuthType, General, Host, Log, Pin, PoolMode, Reset, Tcp, missing};
 
@@ -319,6 +319,8 @@ pub(super) static GENERAL: &[Setting<General>] = &[
     setting!(server_tls13_ciphers => server_tls.tls13_ciphers: Suites<true> = r#""default""#, reload,
         "The same for TLS 1.3."),
 
+    setting!(metrics_listen: OptionalAddress = r#""""#, restart,
+        "Address and port where `/metrics` (for Prometheus), `/healthz` and `/readyz` are served over HTTP, such as `127.0.0.1:9127`; port 0 is any free port, empty is nowhere."),
     setting!(stats_period: Pause = r#""1min""#, reload,
         "Over how long the averages of SHOW STATS are taken: what happened in the last one to two periods."),
 
@@ -487,6 +489,7 @@ fn blank() -> General {
         client_tls: ClientTls::default(),
         server_tls: ServerTls::default(),
         stats_period: Duration::ZERO,
+        metrics_listen: None,
         tcp: Tcp { keepalive: false, keepcnt: None, keepidle: None, keepintvl: None, user_timeout: None },
         log: Log {
             level: String::new(),

@@ -38,6 +38,7 @@ fn keep_fixed(old: &General, new: &mut General) -> Vec<&'static str> {
     new.unix_socket_mode = old.unix_socket_mode;
     new.unix_socket_group.clone_from(&old.unix_socket_group);
     new.tcp.clone_from(&old.tcp);
+    new.metrics_listen = old.metrics_listen;
     new.log.json = old.log.json;
     changed
 }

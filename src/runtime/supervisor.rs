@@ -1,7 +1,7 @@
 //! From the checked configuration to the exit code: starts everything, listens to signals, ends everything.
 
 use crate::admin::command::Shutdown;
-use crate::admin::{Admin, Control, Pending};
+use crate::admin::{Admin, Control, Pending, http};
 use crate::auth::keys::KeyCache;
 use crate::auth::mock::MockSecret;
 use crate::client::context::{CancelRequest, CancelRoute, Process, Report};
@@ -184,6 +184,7 @@ async fn supervise(path: PathBuf, config: Arc<Config>) -> Result<(), String> {
     // Before anything can be seen to run: a signal that came earlier would end the process.
     let mut signals = Signals::new().map_err(|error| format!("cannot listen to signals: {error}"))?;
     let listeners = listener::open(&config.general)?;
+    let metrics = listen_for_metrics(&config)?;
     let (requests_sender, mut requests) = unbounded_channel();
     let mut running = start(path, config, requests_sender)?;
 
@@ -200,11 +201,18 @@ async fn supervise(path: PathBuf, config: Arc<Config>) -> Result<(), String> {
             running.config.general.clone(),
         )));
     }
+    if let Some(listener) = metrics {
+        let address = listener.local_addr().map(|address| address.to_string()).unwrap_or_default();
+        http::start(listener, running.admin.clone())
+            .map_err(|error| format!("cannot serve metrics: {error}"))?;
+        tracing::info!(address, "metrics are served");
+    }
     tracing::info!(version = env!("CARGO_PKG_VERSION"), workers = running.workers.len(), "ready");
     notify(&[NotifyState::Ready]);
 
     tokio::task::spawn_local(keep_averages(running.admin.clone(), running.registry.clone()));
     let asked = serve(&mut running, &mut signals, &mut requests).await;
+    running.admin.set_draining();
     notify(&[NotifyState::Stopping]);
     accepting.iter().for_each(|task| task.abort());
     for task in accepting {
@@ -218,6 +226,16 @@ async fn supervise(path: PathBuf, config: Arc<Config>) -> Result<(), String> {
     }
     stop(running);
     Ok(())
+}
+
+fn listen_for_metrics(config: &Config) -> Result<Option<std::net::TcpListener>, String> {
+    let Some(address) = config.general.metrics_listen else { return Ok(None) };
+    let listener = http::listen(address).map_err(|error| {
+        format!(
+            "cannot listen on {address} for metrics: {error}; set metrics_listen to an address that is free"
+        )
+    })?;
+    Ok(Some(listener))
 }
 
 fn start(path: PathBuf, config: Arc<Config>, requests: UnboundedSender<Request>) -> Result<Running, String> {

@@ -8,6 +8,8 @@ mod pools;
 mod sockets;
 mod stats;
 
+pub(super) use pools::{Servers, clients_of};
+
 use crate::admin::table::{Column, Row, Type};
 use crate::admin::{Admin, Answer, Notice};
 use crate::error::Error;

@@ -19,7 +19,7 @@ mod time;
 mod tls;
 mod words;
 
-pub(in crate::config) use net::{Addresses, Hosts};
+pub(in crate::config) use net::{Addresses, Hosts, OptionalAddress};
 pub(in crate::config) use time::{MillisLimit, Pause, Time, TimeLimit};
 pub(in crate::config) use tls::{Protocols, Roots, Suites};
 pub(in crate::config) use words::{LogFormat, LogLevel, Word};

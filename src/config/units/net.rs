@@ -1,6 +1,6 @@
 //! Addresses to listen on, and hosts to connect to.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 
 use super::{Scalar, Unit, items, quoted, written_list};
 use crate::config::Host;
@@ -61,6 +61,29 @@ impl Unit for Hosts {
             [host] => quoted(host),
             hosts => written_list(hosts),
         })
+    }
+}
+
+/// An address with a port, or nothing.
+pub(in crate::config) struct OptionalAddress;
+
+impl Unit for OptionalAddress {
+    type Value = Option<SocketAddr>;
+    const KIND: &'static str = "address and port";
+
+    fn read(scalar: &Scalar) -> Result<Option<SocketAddr>, String> {
+        match scalar {
+            Scalar::Text(text) if text.is_empty() => Ok(None),
+            Scalar::Text(text) => text.parse().map(Some).map_err(|_| ()),
+            _ => Err(()),
+        }
+        .map_err(|()| {
+            format!(r#"{scalar} is not an address with a port; write one such as "127.0.0.1:9127", or "" for none"#)
+        })
+    }
+
+    fn write(value: &Option<SocketAddr>) -> Option<String> {
+        Some(quoted(&value.map(|address| address.to_string()).unwrap_or_default()))
     }
 }
 

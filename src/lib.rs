@@ -13,7 +13,7 @@
 //! Arrows point down only; `config`, `error` and `metrics` serve all.
 //!
 //! - [`runtime`]: the process: workers, listeners, signals, reload, shutdown.
-//! - [`admin`]: the admin console. [`client`]: logins, sessions, the relay.
+//! - [`admin`]: the admin console, metrics and health over HTTP. [`client`]: logins, sessions, the relay.
 //! - [`routing`]: from database and user to a pool. [`directory`]: users that `auth_query` finds.
 //! - [`pool`]: who has which server, who waits for one.
 //! - [`server`]: one connection to PostgreSQL.

@@ -472,6 +472,33 @@ fn a_driver_that_prepares_everything_reads_the_tables() {
 }
 
 #[test]
+fn who_runs_the_process_is_let_in_over_its_socket_without_a_password() {
+    let valet = trusting(Cluster::shared()).setting("auth_type = \"scram-sha-256\"").start();
+    let owner = Login::new("pgbouncer", "pgbouncer");
+    let mut console = Client::login(&valet.unix(), &owner).expect("the owner is let in");
+    assert_eq!(console.query("RELOAD")[0].command().as_deref(), Some("RELOAD"));
+    assert!(Client::login(&valet.tcp(), &owner).is_err(), "not from elsewhere");
+    for (user, database) in [("postgres", "pgbouncer"), ("pgbouncer", "app")] {
+        assert!(Client::login(&valet.unix(), &Login::new(user, database)).is_err(), "{user} in {database}");
+    }
+}
+
+#[test]
+fn clients_that_keep_a_server_are_counted_by_what_keeps_them() {
+    let valet = trusting(Cluster::shared()).start();
+    let mut client = valet.client(Role::Trust);
+    client.query("CREATE TEMP TABLE kept (x int)");
+    let mut console = console(&valet);
+    let pins = eventually("the client to keep its server", || {
+        let pins = show(&mut console, "PINS");
+        (!pins.is_empty()).then_some(pins)
+    });
+    assert!(pins.iter().all(|row| row["database"] == "app" && row["pins"] == "1"), "{pins:?}");
+    let clients = show(&mut console, "CLIENTS");
+    assert_eq!(of_database(&clients, "app")["state"], "active", "it has a server");
+}
+
+#[test]
 fn who_may_only_look_changes_nothing() {
     let valet = trusting(Cluster::shared())
         .setting("stats_users = [\"watcher\"]")

@@ -30,7 +30,7 @@ impl Admin {
         families.extend(self.workers_by_number());
         families.extend(gauges(&pools));
         families.extend(counters(&pools));
-        families.extend([errors(&pools), resets(&pools)]);
+        families.extend([errors(&pools), resets(&pools), pins(&pools)]);
         families.extend(durations(&pools));
         families.retain(|family| !family.get_metric().is_empty());
         let mut text = Vec::new();
@@ -105,7 +105,8 @@ fn build() -> MetricFamily {
 fn gauges(pools: Pools<'_>) -> Vec<MetricFamily> {
     let mut clients = Vec::new();
     let mut servers = Vec::new();
-    let (mut sizes, mut waits, mut paused, mut failing) = (vec![], vec![], vec![], vec![]);
+    let (mut sizes, mut pinned, mut waits) = (vec![], vec![], vec![]);
+    let (mut paused, mut failing) = (vec![], vec![]);
     for pool in pools {
         let (status, by_duty) = (pool.status(), Servers::of(pool));
         let idle = clients_of(pool).saturating_sub(by_duty.active + status.waiting);
@@ -123,6 +124,7 @@ fn gauges(pools: Pools<'_>) -> Vec<MetricFamily> {
         }
         let own = labels(&pool.key, None);
         sizes.extend(pool.policy().size.map(|size| gauge(size.into(), &own)));
+        pinned.push(gauge(pool.pinned_clients().into(), &own));
         waits.push(gauge(status.oldest_wait.as_secs_f64(), &own));
         paused.push(gauge(f64::from(u8::from(pool.is_paused())), &own));
         failing.push(gauge(f64::from(u8::from(pool.last_failure().is_some())), &own));
@@ -134,6 +136,11 @@ fn gauges(pools: Pools<'_>) -> Vec<MetricFamily> {
             "pgvalet_pool_size",
             "Server connections that the pool may have (pool_size); none if there is no limit.",
             sizes,
+        ),
+        (
+            "pgvalet_pinned_clients",
+            "Clients that keep a server for themselves, because its session holds what no other has.",
+            pinned,
         ),
         ("pgvalet_pool_oldest_wait_seconds", "How long the client that is first in line has waited.", waits),
         ("pgvalet_pool_paused", "Whether the pool is paused.", paused),
@@ -192,6 +199,13 @@ fn resets(pools: Pools<'_>) -> MetricFamily {
     let reasons = Footprint::ALL_REASONS;
     let metrics = by_kind(pools, "reason", reasons, |stats, reason| stats.reset_reasons.get(reason));
     family("pgvalet_reset_reasons_total", help, MetricType::COUNTER, metrics)
+}
+
+fn pins(pools: Pools<'_>) -> MetricFamily {
+    let help = "What made clients keep a server for themselves.";
+    let reasons = Footprint::ALL_REASONS;
+    let metrics = by_kind(pools, "reason", reasons, |stats, reason| stats.pin_reasons.get(reason));
+    family("pgvalet_pin_reasons_total", help, MetricType::COUNTER, metrics)
 }
 
 fn by_kind(

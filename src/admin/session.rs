@@ -275,6 +275,9 @@ impl Session {
 
     async fn run(&mut self, command: &Command) -> Result<Answer, Error> {
         self.admit(command)?;
+        if command.needs_admin() && !matches!(command, Command::Show(_)) {
+            tracing::info!(?command, "given on the admin console");
+        }
         let was = self.status;
         match command {
             Command::Begin => self.status = TxStatus::InTransaction,

@@ -11,7 +11,7 @@ use crate::net::stream::Address;
 use crate::protocol::frame::HEADER;
 use crate::protocol::startup::Startup;
 use crate::protocol::{Header, TxStatus, backend};
-use crate::routing::Limits;
+use crate::routing::{ADMIN_DATABASES, Limits};
 use bytes::BytesMut;
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -29,6 +29,16 @@ const UNLIMITED: Limits = Limits {
     pin_timeout: None,
 };
 
+/// The user who needs no password if it runs as the same system user as pgvalet and comes over the Unix socket.
+const OWNER: &str = "pgbouncer";
+
+/// Whether the console is asked for by who runs the process: as in pgbouncer, that one may do everything.
+pub(super) fn is_owner(connection: &Connection, database: &str, user: &str) -> bool {
+    ADMIN_DATABASES.contains(&database)
+        && user == OWNER
+        && connection.stream.peer_uid() == Some(rustix::process::geteuid().as_raw())
+}
+
 /// Serves the console until the client leaves. The user has proved who it is.
 pub(super) async fn serve(
     context: &Rc<Context>,
@@ -38,7 +48,8 @@ pub(super) async fn serve(
 ) -> Result<(), Refusal> {
     let config = context.config();
     let user = startup.user().unwrap_or_default();
-    let is_admin = config.general.admin_users.iter().any(|name| name == user);
+    let is_admin = config.general.admin_users.iter().any(|name| name == user)
+        || is_owner(connection, startup.database(), user);
     if !is_admin && !config.general.stats_users.iter().any(|name| name == user) {
         let text = format!("user \"{user}\" may not use the admin console");
         return Err(Error::new(Kind::InvalidAuthorization, text)

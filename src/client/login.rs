@@ -316,6 +316,9 @@ async fn log_in(
         Error::new(Kind::InvalidValue, error.to_string())
             .hint("Valid values are: \"false\", 0, \"true\", 1, \"database\".")
     })?;
+    if super::console::is_owner(connection, &database_name, &user_name) {
+        return Ok(Login::Console(Box::new(startup)));
+    }
     let applicant = Applicant {
         user: &user_name,
         database: &database_name,

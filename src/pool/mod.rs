@@ -295,6 +295,12 @@ impl Pool {
         }
     }
 
+    /// Clients that keep a server for themselves.
+    #[must_use]
+    pub fn pinned_clients(&self) -> u32 {
+        self.pinned.load(Ordering::Relaxed)
+    }
+
     /// What of it is on one worker: clients in line, servers, idle servers.
     #[must_use]
     pub fn seen_by(&self, worker: usize) -> [u32; 3] {

@@ -106,12 +106,21 @@ impl Reach {
 
 impl Control for Reach {
     fn reload(&self) -> Pending<'_, Result<(), String>> {
-        Box::pin(self.ask(Request::Reload))
+        Box::pin(async {
+            self.ask(Request::Reload).await?;
+            // Whoever is told so can count on it: every worker has put it in force.
+            self.stir().await;
+            Ok(())
+        })
     }
 
     fn set<'a>(&'a self, key: &'a str, value: &'a str) -> Pending<'a, Result<Option<String>, String>> {
         let (key, value) = (key.to_owned(), value.to_owned());
-        Box::pin(self.ask(move |answer| Request::Set { key, value, answer }))
+        Box::pin(async {
+            let word = self.ask(move |answer| Request::Set { key, value, answer }).await?;
+            self.stir().await;
+            Ok(word)
+        })
     }
 
     fn shut_down(&self, how: Shutdown) {

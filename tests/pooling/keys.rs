@@ -150,7 +150,8 @@ fn most_servers(valet: &Pgvalet, login: &Login, tag: &str) -> usize {
     eventually("every client to have a server or to wait", || {
         let pools = console.show("POOLS");
         let pool = pools.iter().find(|row| row["database"] == login.database && row["user"] == login.user)?;
-        let (active, waiting) = (number(pool, "sv_active") as usize, number(pool, "cl_waiting") as usize);
+        let in_use = ["sv_active", "sv_tested", "sv_login"].map(|column| number(pool, column) as usize);
+        let (active, waiting) = (in_use.iter().sum::<usize>(), number(pool, "cl_waiting") as usize);
         (active + waiting == CLIENTS && watch.count() == active).then_some(active)
     })
 }

@@ -22,7 +22,7 @@ const HELP: &str = "
 \tSHOW FDS|SOCKETS|ACTIVE_SOCKETS|LISTS|MEM|STATE
 \tSHOW DNS_HOSTS|DNS_ZONES
 \tSHOW STATS|STATS_TOTALS|STATS_AVERAGES|TOTALS
-\tSHOW COUNTERS|PREPARED|RESETS|WORKERS
+\tSHOW COUNTERS|PINS|PREPARED|RESETS|WORKERS
 \tSET key = arg
 \tRELOAD
 \tPAUSE [<db>]
@@ -121,6 +121,8 @@ shows! {
     Counters "counters" Some(stats::COUNTERS);
     /// Prepared statements by pool and worker.
     Prepared "prepared" Some(objects::PREPARED);
+    /// What made clients keep a server for themselves, by database.
+    Pins "pins" Some(stats::PINS);
     /// What made resets necessary, by database.
     Resets "resets" Some(stats::RESETS);
     /// Clients and servers of each worker.
@@ -162,7 +164,8 @@ impl Admin {
             Show::StatsAverages => self.stats_averages(),
             Show::Totals => self.totals(),
             Show::Counters => self.counters(),
-            Show::Resets => self.resets(),
+            Show::Pins => self.reasons(|stats| &stats.pin_reasons),
+            Show::Resets => self.reasons(|stats| &stats.reset_reasons),
             Show::Servers => self.servers(&self.control.reports().await),
             Show::Clients => self.clients(&self.control.reports().await),
             Show::Sockets => self.sockets(&self.control.reports().await, false),

@@ -1,9 +1,9 @@
-//! Counters: STATS, STATS_TOTALS, STATS_AVERAGES, TOTALS; of pgvalet's own COUNTERS and RESETS.
+//! Counters: STATS, STATS_TOTALS, STATS_AVERAGES, TOTALS; of pgvalet's own COUNTERS, PINS and RESETS.
 
 use crate::admin::averages::{ByDatabase, Sums, sums};
 use crate::admin::table::{Column, Row, Type};
 use crate::admin::{Admin, CONSOLE};
-use crate::metrics::PoolCounters;
+use crate::metrics::{PoolCounters, ResetReasons, WorkerStats};
 use crate::session::Footprint;
 use Type::{Int8, Numeric, Text};
 use std::collections::BTreeMap;
@@ -88,6 +88,7 @@ const TOTAL_NAMES: [&str; 12] = [
 ];
 
 pub(super) const COUNTERS: &[Column] = &counters();
+pub(super) const PINS: &[Column] = &[("database", Text), ("reason", Text), ("pins", Int8)];
 pub(super) const RESETS: &[Column] = &[("database", Text), ("reason", Text), ("resets", Int8)];
 
 /// `database`, and every counter that there is.
@@ -154,11 +155,12 @@ impl Admin {
         by_database.into_iter().map(row).collect()
     }
 
-    pub(super) fn resets(&self) -> Vec<Row> {
+    /// How often each reason was counted, by database.
+    pub(super) fn reasons(&self, of: impl Fn(&WorkerStats) -> &ResetReasons) -> Vec<Row> {
         let mut counts: BTreeMap<(Arc<str>, usize), u64> = BTreeMap::new();
         for pool in self.registry.pools() {
             for index in 0..Footprint::ALL_REASONS.len() {
-                let count: u64 = pool.stats.iter().map(|stats| stats.reset_reasons.get(index)).sum();
+                let count: u64 = pool.stats.iter().map(|stats| of(stats).get(index)).sum();
                 *counts.entry((pool.key.database.clone(), index)).or_default() += count;
             }
         }

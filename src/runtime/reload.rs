@@ -22,7 +22,7 @@ pub fn read(path: &Path, old: &Config) -> Result<Arc<Config>, String> {
 }
 
 /// Keeps the settings that only a restart puts in force as they are; the names of those that were to change.
-fn keep_fixed(old: &General, new: &mut General) -> Vec<&'static str> {
+pub(super) fn keep_fixed(old: &General, new: &mut General) -> Vec<&'static str> {
     let wanted = settings::values(new);
     let changed = settings::values(old)
         .zip(wanted)

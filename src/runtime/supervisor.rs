@@ -379,7 +379,9 @@ fn pause(running: &Running, paused: bool) {
 fn set(running: &mut Running, key: &str, value: &str) -> Result<Option<String>, String> {
     match config::set(&running.config, key, value)? {
         Change::Nothing(why) => Ok(why),
-        Change::Made(config) => {
+        Change::Made(mut config) => {
+            // What the file says of them may be newer than what is in force.
+            reload::keep_fixed(&running.config.general, &mut config.general);
             put_in_force(running, Arc::new(*config));
             tracing::info!(key, value, "setting changed");
             Ok(None)

@@ -65,7 +65,7 @@ mod tests {
         let mut new = read(
             "workers = 7\nlisten_addr = [\"127.0.0.2\"]\nlisten_port = 1\nlisten_backlog = 2\nso_reuseport = true\n\
              unix_socket_dir = \"/\"\nunix_socket_mode = \"0700\"\nunix_socket_group = \"g\"\ntcp_keepalive = false\n\
-             tcp_keepcnt = 3\ntcp_keepidle = 4\ntcp_keepintvl = 5\ntcp_user_timeout = 6\nlog_format = \"json\"\n\
+             tcp_keepcnt = 3\ntcp_keepidle = 4\ntcp_keepintvl = 5\ntcp_user_timeout = 6\nmetrics_listen = \"127.0.0.1:7\"\nlog_format = \"json\"\n\
              query_timeout = 8\n",
         );
         let named = keep_fixed(&old, &mut new);

@@ -36,7 +36,7 @@ const OWNER: &str = "pgbouncer";
 pub(super) fn is_owner(connection: &Connection, database: &str, user: &str) -> bool {
     ADMIN_DATABASES.contains(&database)
         && user == OWNER
-        && connection.stream.peer_uid() == Some(rustix::process::geteuid().as_raw())
+        && connection.peer_uid() == Some(rustix::process::geteuid().as_raw())
 }
 
 /// Serves the console until the client leaves. The user has proved who it is.

@@ -130,15 +130,6 @@ impl Stream {
         self.socket().local()
     }
 
-    /// The user that the peer of a Unix socket runs as, by number.
-    #[must_use]
-    pub fn peer_uid(&self) -> Option<u32> {
-        match self {
-            Stream::Unix(stream) => stream.peer_cred().ok().map(|peer| peer.uid()),
-            _ => None,
-        }
-    }
-
     /// The number of the descriptor, for those who look; -1 if there is none.
     #[must_use]
     pub fn fd(&self) -> i32 {

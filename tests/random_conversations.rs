@@ -144,6 +144,8 @@ impl<'a> Stage<'a> {
             .setting("auth_type = \"trust\"")
             .setting("admin_users = [\"postgres\"]")
             .setting(&format!("default_pool_size = {}", setup.pool_size))
+            // What keeps a client on its server is for other tests: here clients share as few as there are.
+            .setting("pin_sequences = false")
             .setting(&format!("workers = {}", setup.workers))
             .setting(&format!("max_prepared_statements = {}", setup.max_prepared_statements))
             .setting(&format!("reset = \"{}\"", setup.reset))

@@ -169,6 +169,12 @@ impl ClientCell {
         }
     }
 
+    /// Its end of the connection.
+    #[must_use]
+    pub fn peer(&self) -> &Address {
+        &self.origin.peer
+    }
+
     /// What it is doing.
     #[inline]
     #[must_use]

@@ -19,10 +19,11 @@ impl Relay {
         let Some(mut lease) = self.lease.take() else { return Ok(()) };
         self.shard.counters().lost_servers.add(1);
         tracing::warn!(
+            peer = %self.cell.peer(),
             database = &*self.cell.database,
             user = &*self.cell.user,
             pid = lease.key.pid,
-            %error,
+            reason = %error,
             "server lost"
         );
         let error: Error = error.into();
@@ -116,10 +117,19 @@ impl Relay {
                 self.shard.counters().cancels.add(1);
                 let pending = lease.cancels.enter();
                 let (address, key, gate) = (lease.address.clone(), lease.key.clone(), lease.cancels.clone());
+                let cell = self.cell.clone();
                 tokio::task::spawn_local(async move {
                     if let Err(error) = cancel::cancel(&address, &key).await {
                         gate.doubt();
-                        tracing::warn!(%address, pid = key.pid, %error, "a cancel request could not be delivered");
+                        tracing::warn!(
+                            peer = %cell.peer(),
+                            database = &*cell.database,
+                            user = &*cell.user,
+                            %address,
+                            pid = key.pid,
+                            reason = %error,
+                            "a cancel request could not be delivered"
+                        );
                     }
                     drop(pending);
                     drop(done);

@@ -575,7 +575,13 @@ impl Relay {
         self.shard.counters().pooler_errors.add(1);
         self.shard.stats().errors.count(error.sqlstate());
         if self.context.config.borrow().general.log.pooler_errors {
-            tracing::warn!(database = &*self.cell.database, user = &*self.cell.user, reason = %error, "request refused");
+            tracing::warn!(
+                peer = %self.cell.peer(),
+                database = &*self.cell.database,
+                user = &*self.cell.user,
+                reason = %error,
+                "request refused"
+            );
         }
         let status = self.status_without_server();
         let header = crate::protocol::Header::parse(self.from_client.bytes())?;

@@ -395,6 +395,7 @@ impl Relay {
             Some((all, body)) => Statement::by_sql(all, body, scope),
             None if told.by_sql => {
                 tracing::warn!(
+                    peer = %self.cell.peer(),
                     database = &*self.cell.database,
                     user = &*self.cell.user,
                     statement = %String::from_utf8_lossy(name).escape_debug(),

@@ -326,6 +326,7 @@ impl Relay {
                     ));
                 };
                 tracing::debug!(
+                    peer = %self.cell.peer(),
                     database = &*self.cell.database,
                     user = &*self.cell.user,
                     reason = reasons,

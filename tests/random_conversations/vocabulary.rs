@@ -239,7 +239,7 @@ pub fn transaction(random: &mut Random, in_transaction: bool) -> String {
     random.pick(list).to_string()
 }
 
-/// A change of a setting that PostgreSQL reports.
+/// A change of a setting, reported by PostgreSQL or not.
 pub fn setting(random: &mut Random, client: usize) -> String {
     let name: &[(&str, &[&str])] = &[
         ("DateStyle", &["ISO, MDY", "ISO, DMY", "German", "SQL, DMY", "Postgres, MDY", "nonsense"]),
@@ -247,6 +247,9 @@ pub fn setting(random: &mut Random, client: usize) -> String {
         ("application_name", &["one", "two", "", "it's", "caf\u{e9}"]),
         ("client_encoding", &["UTF8", "LATIN1", "UTF8", "latin1"]),
         ("IntervalStyle", &["postgres", "iso_8601", "sql_standard"]),
+        ("work_mem", &["3MB", "5MB", "64kB", "1"]),
+        ("search_path", &["public", "pg_catalog, public", "\"$user\", public"]),
+        ("statement_timeout", &["1h", "0", "77min"]),
     ];
     let (name, values) = *random.pick(name);
     let value = random.pick(values).replace('\'', "''");

@@ -539,3 +539,19 @@ fn a_skipped_parse_does_not_lead_to_another_clients_statement() {
             .ready(),
     );
 }
+
+/// Case 20: a statement may be long and keep its name.
+#[test]
+fn a_long_statement_follows_its_client_by_name() {
+    let long = format!("SELECT length('{}') + $1::int", "x".repeat(5 << 20));
+    faithful_in_large(
+        &Script::new("long statement")
+            .pipeline(&[parse("long", &long), sync()])
+            .ready()
+            .pipeline(&[bind("", "long", &[Some("1")]), execute("", 0), sync()])
+            .ready()
+            .query("SELECT 1")
+            .pipeline(&[bind("", "long", &[Some("2")]), execute("", 0), sync()])
+            .ready(),
+    );
+}

@@ -22,6 +22,8 @@ use std::sync::Arc;
 
 /// Longest Parse that is kept, so that its statement can follow the client to other servers.
 const PARSE_LIMIT: usize = 1 << 20;
+/// The same where it has a name, which a longer one could not keep.
+const NAMED_PARSE_LIMIT: usize = 16 << 20;
 /// Bytes of statements that one client may have prepared.
 pub(super) const STATEMENTS_LIMIT: usize = 64 << 20;
 
@@ -38,7 +40,8 @@ enum Reading {
 impl Relay {
     pub(super) fn forward_parse(&mut self, header: Header) -> Result<Step, End> {
         if self.input().len() < header.total() {
-            if header.total() <= PARSE_LIMIT {
+            let is_unnamed = self.input().get(HEADER) == Some(&0);
+            if header.total() <= if is_unnamed { PARSE_LIMIT } else { NAMED_PARSE_LIMIT } {
                 if self.to_server.is_empty() {
                     self.from_client.grow(header.total());
                 }
@@ -140,8 +143,9 @@ impl Relay {
     fn stream_parse(&mut self, header: Header) -> Result<Step, End> {
         self.footprint = self.footprint.union(Footprint::EVERYTHING).union(Footprint::DDL);
         if self.input().get(HEADER) != Some(&0) {
-            let error = Error::new(Kind::TooLarge, "a named prepared statement may not be longer than 1 MiB")
-                .hint("Send it unnamed, or pass the data as parameters.");
+            let error =
+                Error::new(Kind::TooLarge, "a named prepared statement may not be longer than 16 MiB")
+                    .hint("Send it unnamed, or pass the data as parameters.");
             return Err(End::Fatal(error));
         }
         let previous = self.statements.set(b"", None);

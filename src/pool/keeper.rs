@@ -18,6 +18,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{sleep, timeout};
 
+/// How long each cancel request for a server that nobody wants any more has to take effect.
+const ABANDONED: [Duration; 3] =
+    [Duration::from_millis(100), Duration::from_millis(500), Duration::from_millis(2_000)];
 /// How long a statement of pgvalet's own may take before its server is given up.
 const OWN_QUERY_LIMIT: Duration = Duration::from_secs(30);
 /// The same for a check: it does nothing, and a server that does not answer soon is as good as gone.
@@ -259,16 +262,27 @@ async fn roll_back(mut lease: Lease, plan: &ResetPlan) {
     reset(lease, plan).await;
 }
 
-/// Cancels what the server may still be doing, then closes it.
-async fn abandon(shard: &Shard, pooled: Box<Pooled>) {
-    let server = &pooled.server;
-    if let Err(error) = cancel::cancel(&server.address, &server.key).await {
-        tracing::debug!(
-            database = &*shard.pool.key.database,
-            user = &*shard.pool.key.user,
-            address = %server.address,
-            %error,
-            "the query of a client that left could not be cancelled"
-        );
+/// Cancels what the server may still be doing, and closes it when that has ended. A request that comes before the server
+/// has read its query is ignored, so it is repeated for a while; until then the server keeps its place.
+async fn abandon(shard: &Shard, mut pooled: Box<Pooled>) {
+    let server = &mut pooled.server;
+    // With this it ends as soon as it has nothing more to do.
+    server.farewell();
+    for patience in ABANDONED {
+        if let Err(error) = cancel::cancel(&server.address, &server.key).await {
+            tracing::debug!(
+                database = &*shard.pool.key.database,
+                user = &*shard.pool.key.user,
+                address = %server.address,
+                %error,
+                "the query of a client that left could not be cancelled"
+            );
+            return;
+        }
+        let mut rest = [0; 4096];
+        let ended = async { while matches!(server.stream.read(&mut rest).await, Ok(1..)) {} };
+        if timeout(patience, ended).await.is_ok() {
+            return;
+        }
     }
 }

@@ -3,7 +3,8 @@
 //! A SCRAM login reveals the client's key to who has the verifier (RFC 5802, section 3), and with that key pgvalet can log in to
 //! any server that has the same verifier. So a file or an `auth_query` that knows only verifiers is enough, once the user has
 //! logged in. Invariants: bounded; wiped when dropped; a key is used only for the user, salt and iteration count it
-//! belongs to, so the key of an old password is never taken for that of a new one.
+//! belongs to, so the key of an old password is never taken for that of a new one; and only where the same source vouches for
+//! the user, so that who can forge answers of one source gets nowhere that another one is asked for.
 
 use std::fmt;
 use std::num::NonZeroUsize;
@@ -23,12 +24,14 @@ pub struct Learnt {
     secrets: Mutex<LruCache<Place, Secret>>,
 }
 
-/// Which verifier keys belong to: user, salt and iteration count.
-type Verifier = (String, Box<[u8]>, u32);
+/// Which verifier keys belong to: who vouches for it, user, salt and iteration count.
+type Verifier = (String, String, Box<[u8]>, u32);
 
 /// A user on a server.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Place {
+    /// Who vouches for the secret: users may be looked up in places of which not all are trusted alike.
+    pub witness: String,
     /// Where the server is.
     pub hosts: Vec<Host>,
     /// Its port.
@@ -44,15 +47,23 @@ impl Default for Learnt {
 }
 
 impl Learnt {
-    /// Keeps the keys that a login of `user` has shown. Whether they were news.
-    pub fn keep_keys(&self, user: &str, salt: &[u8], iterations: u32, keys: ClientKeys) -> bool {
-        let before = lock(&self.keys).put((user.to_owned(), salt.into(), iterations), keys.clone());
+    /// Keeps the keys that a login of `user` has shown, against a verifier that `witness` vouches for. Whether they were news.
+    pub fn keep_keys(
+        &self,
+        witness: &str,
+        user: &str,
+        salt: &[u8],
+        iterations: u32,
+        keys: ClientKeys,
+    ) -> bool {
+        let verifier = (witness.to_owned(), user.to_owned(), salt.into(), iterations);
+        let before = lock(&self.keys).put(verifier, keys.clone());
         before.is_none_or(|before| before != keys)
     }
 
     /// The keys of `user` for a server that asks for them with this salt and count.
-    pub fn keys(&self, user: &str, salt: &[u8], iterations: u32) -> Option<ClientKeys> {
-        lock(&self.keys).get(&(user.to_owned(), salt.into(), iterations)).cloned()
+    pub fn keys(&self, witness: &str, user: &str, salt: &[u8], iterations: u32) -> Option<ClientKeys> {
+        lock(&self.keys).get(&(witness.to_owned(), user.to_owned(), salt.into(), iterations)).cloned()
     }
 
     /// Keeps the secret, a password or an md5 hash, of a user who has logged in with it and who is in no file. Whether it
@@ -86,18 +97,20 @@ mod tests {
     fn keys_belong_to_a_user_a_salt_and_a_count() {
         let learnt = Learnt::default();
         let keys = ClientKeys::new([1; 32], [2; 32]);
-        assert!(learnt.keep_keys("a", b"salt", 4096, keys.clone()));
-        assert!(!learnt.keep_keys("a", b"salt", 4096, keys.clone()), "the same again is no news");
-        assert_eq!(learnt.keys("a", b"salt", 4096), Some(keys));
-        assert_eq!(learnt.keys("b", b"salt", 4096), None);
-        assert_eq!(learnt.keys("a", b"tlas", 4096), None);
-        assert_eq!(learnt.keys("a", b"salt", 4097), None);
+        assert!(learnt.keep_keys("w", "a", b"salt", 4096, keys.clone()));
+        assert!(!learnt.keep_keys("w", "a", b"salt", 4096, keys.clone()), "the same again is no news");
+        assert_eq!(learnt.keys("w", "a", b"salt", 4096), Some(keys));
+        assert_eq!(learnt.keys("w", "b", b"salt", 4096), None);
+        assert_eq!(learnt.keys("w", "a", b"tlas", 4096), None);
+        assert_eq!(learnt.keys("w", "a", b"salt", 4097), None);
+        assert_eq!(learnt.keys("another", "a", b"salt", 4096), None);
     }
 
     #[test]
     fn secrets_belong_to_a_user_on_a_server() {
         let learnt = Learnt::default();
-        let place = |port| Place { hosts: vec![Host::Tcp("h".into())], port, user: "a".into() };
+        let place =
+            |port| Place { witness: "w".into(), hosts: vec![Host::Tcp("h".into())], port, user: "a".into() };
         let secret = Secret::parse("hunter2").unwrap();
         assert!(learnt.keep_secret(place(1), &secret));
         assert_eq!((learnt.secret(&place(1)), learnt.secret(&place(2))), (Some(secret), None));

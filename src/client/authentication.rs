@@ -200,7 +200,8 @@ fn learn(context: &Context, config: &Config, applicant: &Applicant<'_>, secret: 
         return;
     };
     let user = applicant.user.to_owned();
-    let place = Place { hosts: database.hosts.clone(), port: database.port, user };
+    let witness = routing::witness(config, applicant.database, applicant.user);
+    let place = Place { witness, hosts: database.hosts.clone(), port: database.port, user };
     if context.process.keys.learnt.keep_secret(place, secret) {
         context.shards.registry.retry_connects(applicant.user);
     }

@@ -14,6 +14,7 @@ use crate::config::secret::{Password, ScramVerifier};
 use crate::config::{Config, Secret};
 use crate::error::{Error, Kind};
 use crate::protocol::backend;
+use crate::routing;
 use bytes::BytesMut;
 use sha2::{Digest, Sha256};
 use std::rc::Rc;
@@ -40,15 +41,17 @@ pub(super) async fn scram(
     };
     let keys = sasl(connection, name, credentials).await?;
     if let Some(Secret::Scram(verifier)) = secret {
-        learn(context, name, verifier, keys);
+        learn(context, connection, name, verifier, keys);
     }
     Ok(())
 }
 
 /// Keeps what logs in to servers in this client's name.
-fn learn(context: &Context, name: &str, verifier: &ScramVerifier, keys: ClientKeys) {
+fn learn(context: &Context, connection: &Connection, name: &str, verifier: &ScramVerifier, keys: ClientKeys) {
+    let Some((database, _)) = &connection.asked_for else { return };
+    let witness = routing::witness(&context.config(), database, name);
     let learnt = &context.process.keys.learnt;
-    if learnt.keep_keys(name, &verifier.salt, verifier.iterations, keys) {
+    if learnt.keep_keys(&witness, name, &verifier.salt, verifier.iterations, keys) {
         context.shards.registry.retry_connects(name);
     }
 }
@@ -91,12 +94,17 @@ pub(super) async fn password(
     }
     let known = std::str::from_utf8(answer).ok().and_then(|text| Password::new(text).ok());
     let Some(password) = known else { return Err(wrong_password(name).into()) };
-    if is_right(context, name, secret, password).await? { Ok(()) } else { Err(wrong_password(name).into()) }
+    if is_right(context, connection, name, secret, password).await? {
+        Ok(())
+    } else {
+        Err(wrong_password(name).into())
+    }
 }
 
 /// Checks a password; somebody unknown takes the time that somebody known does.
 async fn is_right(
     context: &Rc<Context>,
+    connection: &Connection,
     name: &str,
     secret: Option<&Secret>,
     password: Password,
@@ -119,7 +127,7 @@ async fn is_right(
             let keys = derive_once(context, &password, &verifier.salt, verifier.iterations).await?;
             let right = bool::from(keys.stored_key.ct_eq(&verifier.stored_key));
             if right {
-                learn(context, name, verifier, keys.clone());
+                learn(context, connection, name, verifier, keys.clone());
                 context.process.keys.insert(&password, &verifier.salt, verifier.iterations, keys);
             }
             Ok(right)

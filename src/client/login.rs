@@ -185,7 +185,7 @@ pub(super) struct Connection {
     /// What the TLS handshake has shown; `None` without TLS.
     pub(super) shown: Option<Box<Shown>>,
     /// Database and user, once the client has named them.
-    asked_for: Option<(String, String)>,
+    pub(super) asked_for: Option<(String, String)>,
 }
 
 impl Connection {
@@ -312,10 +312,15 @@ async fn log_in(
         return Err(Error::new(Kind::Shutdown, "the pooler is shutting down").into());
     }
     negotiate(connection, &startup);
+    let is_console = ADMIN_DATABASES.contains(&database_name.as_str());
     let replication = startup.replication().map_err(|error| {
         Error::new(Kind::InvalidValue, error.to_string())
             .hint("Valid values are: \"false\", 0, \"true\", 1, \"database\".")
     })?;
+    if is_console && replication.is_some() {
+        // It would be judged by the rules for replication, which are not about the console.
+        return Err(Error::new(Kind::Unsupported, "the admin console has nothing to replicate").into());
+    }
     if super::console::is_owner(connection, &database_name, &user_name) {
         return Ok(Login::Console(Box::new(startup)));
     }
@@ -326,7 +331,7 @@ async fn log_in(
         transport: connection.transport(peer),
     };
     authenticate(context, connection, &applicant).await?;
-    if ADMIN_DATABASES.contains(&database_name.as_str()) {
+    if is_console {
         return Ok(Login::Console(Box::new(startup)));
     }
     if context.shards.registry.is_disabled(&database_name) {

@@ -135,6 +135,7 @@ mod tests {
             port: 1,
             dbname: "d".into(),
             user: "u".into(),
+            witness: "configuration".into(),
             secret: None,
             password_source: None,
             startup: Vec::new(),

@@ -68,6 +68,7 @@ fn blueprint(config: &Config, database: &Database, database_name: &str, user_nam
     Blueprint {
         key: PoolKey { database: database_name.into(), user: server_user.into() },
         target: Target {
+            witness: witness(config, database_name, server_user),
             hosts: database.hosts.clone(),
             port: database.port,
             dbname: database.dbname.clone().unwrap_or_else(|| database_name.to_owned()),
@@ -117,6 +118,7 @@ pub fn user_source(config: &Config, database_name: &str) -> Option<Arc<Source>> 
         startup.push(("statement_timeout".into(), limit.as_millis().max(1).to_string()));
     }
     let target = Target {
+        witness: "configuration".into(),
         hosts: database.hosts.clone(),
         port: database.port,
         dbname: database.dbname.clone().unwrap_or_else(|| name.clone()),
@@ -137,6 +139,24 @@ pub fn user_source(config: &Config, database_name: &str) -> Option<Arc<Source>> 
         timeout: general.auth_query_timeout,
         cache_time: general.auth_query_cache_time,
     }))
+}
+
+/// Who vouches for what a login of this user to this database shows: the configuration, or what its users are looked up in.
+/// What one of them has vouched for is used for nothing that another one would have to vouch for.
+#[must_use]
+pub fn witness(config: &Config, database_name: &str, user_name: &str) -> String {
+    if config.user(user_name).is_some_and(|user| user.secret.is_some()) {
+        return "configuration".into();
+    }
+    let Some(source) = user_source(config, database_name) else { return String::new() };
+    let Target { hosts, port, dbname, .. } = &source.target;
+    // The roles of a whole server, which nobody but its superusers can forge.
+    let is_catalog = source.query == auth_query(true) || source.query == auth_query(false);
+    if is_catalog {
+        format!("roles of {hosts:?} {port}")
+    } else {
+        format!("{dbname:?} of {hosts:?} {port}: {}", source.query)
+    }
 }
 
 /// Settings under which users are looked up: nothing that a database or a role has set decides what a query means.

@@ -31,6 +31,8 @@ pub struct Target {
     pub user: String,
     /// What proves the user.
     pub secret: Option<Secret>,
+    /// Who vouches for what logins of this user have shown (`routing::witness`).
+    pub witness: String,
     /// Where that comes from at each login, in place of `secret`.
     pub password_source: Option<PasswordSource>,
     /// Further startup parameters.
@@ -226,7 +228,7 @@ async fn scram(
     let (salt, iterations) = (challenged.salt(), challenged.iterations());
     let derived = match &secret {
         Some(Secret::Plain(password)) => derive(keys, password, salt, iterations).await?,
-        other => match keys.learnt.keys(&target.user, salt, iterations) {
+        other => match keys.learnt.keys(&target.witness, &target.user, salt, iterations) {
             Some(learnt) => learnt,
             None => return Err(unlearnt(target, other.as_ref(), salt, iterations)),
         },
@@ -280,7 +282,12 @@ async fn secret(target: &Target, keys: &KeyCache) -> Result<Option<Secret>, Serv
     if let Some(source) = &target.password_source {
         return password::fetch(target, source).await.map(Some);
     }
-    let place = || Place { hosts: target.hosts.clone(), port: target.port, user: target.user.clone() };
+    let place = || Place {
+        witness: target.witness.clone(),
+        hosts: target.hosts.clone(),
+        port: target.port,
+        user: target.user.clone(),
+    };
     Ok(target.secret.clone().or_else(|| keys.learnt.secret(&place())))
 }
 

@@ -104,8 +104,6 @@ def test_large_results_are_streamed(engine):
 
 @pytest.mark.parametrize("level", ["SERIALIZABLE", "REPEATABLE READ", "AUTOCOMMIT"])
 def test_isolation_levels_hold_in_their_transactions(engine, level):
-    if engine.driver == "pg8000" and level != "AUTOCOMMIT":
-        pytest.skip("SQLAlchemy sets it by SET SESSION CHARACTERISTICS there: the issue 'Nothing leaks'")
     expected = "read committed" if level == "AUTOCOMMIT" else level.lower()
     for _ in range(10):
         with engine.connect().execution_options(isolation_level=level) as connection:

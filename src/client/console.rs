@@ -104,6 +104,8 @@ async fn converse(
         }
         cell.set_activity(Activity::Active, Instant::now());
         let canceled = tokio::select! {
+            // What has come is done, even if nobody is there any more for the answer.
+            biased;
             () = session.take(tag, &message[HEADER..], &mut out) => false,
             summons = summons(cell) => {
                 if let Summons::End(error) = summons {

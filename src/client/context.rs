@@ -12,6 +12,7 @@ use crate::net::Buffers;
 use crate::net::tls::current::Current;
 use crate::pool::Shards;
 use crate::pool::registry::StatementInfo;
+use crate::routing::ADMIN_DATABASES;
 use crate::server::open::Means;
 use bytes::BytesMut;
 use slab::Slab;
@@ -180,7 +181,12 @@ impl Context {
     /// Tells all clients of a database, or all clients, that an administrator ends them.
     pub fn kill(&self, database: Option<&str>) {
         for (_, cell) in self.clients.borrow().iter() {
-            if database.is_none_or(|name| *cell.database == *name) {
+            // Consoles belong to no database: they are not among all.
+            let is_meant = match database {
+                Some(name) => *cell.database == *name,
+                None => !ADMIN_DATABASES.contains(&&*cell.database),
+            };
+            if is_meant {
                 cell.tell(Verdict::End(killed()));
             }
         }

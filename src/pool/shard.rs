@@ -13,7 +13,6 @@ use foldhash::fast::RandomState;
 use lru::LruCache;
 use std::cell::{Cell, RefCell};
 use std::hash::BuildHasher;
-use std::num::NonZeroUsize;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
@@ -31,9 +30,9 @@ const GENEROSITY: Duration = Duration::from_millis(10);
 /// Bytes of statement texts kept by a shard for the next client that prepares the same.
 const INTERNER_BUDGET: usize = 16 << 20;
 /// Ways to read texts that a shard keeps.
-const READINGS: NonZeroUsize = NonZeroUsize::new(256).unwrap();
+const READINGS: usize = 256;
 /// Settings that a shard remembers to have been taken by a server.
-const TAKEN: NonZeroUsize = NonZeroUsize::new(8192).unwrap();
+const TAKEN: usize = 8192;
 
 /// One worker's part of a pool.
 #[derive(Debug)]
@@ -81,8 +80,8 @@ impl Shard {
             jobs,
             siblings,
             interner: RefCell::new(Interner::new(INTERNER_BUDGET)),
-            readings: RefCell::new(LruCache::new(READINGS)),
-            taken: RefCell::new(LruCache::new(TAKEN)),
+            readings: RefCell::new(LruCache::unbounded()),
+            taken: RefCell::new(LruCache::unbounded()),
             hasher: RandomState::default(),
             shapes: RefCell::new(Shapes::new(getrandom::u64().unwrap_or(0))),
             busy_since_probe: Cell::new(false),
@@ -162,6 +161,9 @@ impl Shard {
         }
         let shared = Arc::new(reading.clone());
         readings.put(reading, shared.clone());
+        if readings.len() > READINGS {
+            readings.pop_lru();
+        }
         shared
     }
 
@@ -176,6 +178,9 @@ impl Shard {
         let mut taken = self.taken.borrow_mut();
         for entry in settings.iter() {
             taken.put(self.hasher.hash_one(entry), ());
+            if taken.len() > TAKEN {
+                taken.pop_lru();
+            }
         }
     }
 

@@ -95,8 +95,13 @@ fn blueprint(config: &Config, database: &Database, database_name: &str, user_nam
 #[must_use]
 pub fn user_source(config: &Config, database_name: &str) -> Option<Arc<Source>> {
     let general = &config.general;
-    let wanted = config.database(database_name);
-    // The admin console has no entry: the general settings hold for it.
+    // The admin console is no database, whatever a fallback entry says: the general settings hold for it, and its users are
+    // looked up only in a database that is named for that.
+    let is_console = ADMIN_DATABASES.contains(&database_name);
+    if is_console && general.auth_dbname.is_none() {
+        return None;
+    }
+    let wanted = if is_console { None } else { config.database(database_name) };
     let of_wanted = |own: fn(&Database) -> &Option<String>, general: &Option<String>| match &wanted {
         Some(database) => own(database).clone(),
         None => general.clone(),

@@ -246,6 +246,8 @@ fn proof(
     let client_certificate = match option("clientcert") {
         None => ClientCertificate::NotAsked,
         Some(_) if !over_tls => return Err("clientcert works over TLS only; write hostssl".into()),
+        // The method asks for all of it itself, by the name that its map leads to.
+        Some("verify-full") if matches!(found, Method::Certificate { .. }) => ClientCertificate::NotAsked,
         Some("verify-full") => ClientCertificate::VerifyFull(certificate_name),
         Some("verify-ca") if matches!(found, Method::Certificate { .. }) => {
             return Err("cert always asks for verify-full; leave clientcert out".into());

@@ -38,7 +38,8 @@ impl Subject {
         let certificate = Certificate::from_der(der).ok()?;
         let certificate = certificate.tbs_certificate();
         let name = certificate.subject();
-        let common_name = name.iter().filter(|part| part.oid == COMMON_NAME).last();
+        // Of several the first, as PostgreSQL takes it.
+        let common_name = name.iter().find(|part| part.oid == COMMON_NAME);
         let mut subject = Subject {
             common_name: common_name
                 .and_then(|part| std::str::from_utf8(part.value.value()).ok())
@@ -51,7 +52,10 @@ impl Subject {
             },
             ..Subject::default()
         };
-        let names = certificate.get_extension::<SubjectAltName>().ok().flatten();
+        let names = certificate.get_extension::<SubjectAltName>();
+        // What cannot be read may name hosts; then the common name does not count.
+        subject.names_hosts = names.is_err();
+        let names = names.ok().flatten();
         for name in names.iter().flat_map(|(_, names)| names.0.iter()) {
             let (list, text) = match name {
                 GeneralName::DnsName(name) => (&mut subject.dns_names, name.as_str()),

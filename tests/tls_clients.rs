@@ -493,6 +493,21 @@ fn new_certificates_come_into_force_by_themselves_and_bad_ones_do_not() {
 }
 
 #[test]
+fn a_reload_that_cannot_have_its_tls_changes_nothing() {
+    let setup = Setup::new();
+    let valet = setup.start("allow");
+    let before = valet.config();
+    let more = before.replace("client_tls_sslmode = \"allow\"", "client_tls_sslmode = \"require\"")
+        + "\n[users.later]\npassword = \"x\"\n";
+    assert_ne!(more, before);
+    setup.files.write("server.key", "nothing");
+    valet.write_config(&more);
+    valet.sighup();
+    valet.wait_log(&["TLS cannot be set up", "server.key", "nothing was changed"]);
+    assert_eq!(valet.count_log(&["configuration reloaded"]), 0);
+}
+
+#[test]
 fn a_start_with_unusable_files_fails_and_says_why() {
     let setup = Setup::new();
     let other = setup.authority.issue(&Wanted::local());

@@ -382,7 +382,7 @@ fn set(running: &mut Running, key: &str, value: &str) -> Result<Option<String>, 
         Change::Made(mut config) => {
             // What the file says of them may be newer than what is in force.
             reload::keep_fixed(&running.config.general, &mut config.general);
-            put_in_force(running, Arc::new(*config));
+            put_in_force(running, Arc::new(*config))?;
             tracing::info!(key, value, "setting changed");
             Ok(None)
         }
@@ -407,24 +407,58 @@ fn reload(running: &mut Running) -> Result<(), String> {
     if let Ok(monotonic) = monotonic {
         notify(&[NotifyState::Reloading, monotonic]);
     }
-    let outcome = reload::read(&running.path, &running.config).map(|config| {
-        put_in_force(running, config);
+    let outcome = reload::read(&running.path, &running.config).and_then(|config| {
+        put_in_force(running, config)?;
         tracing::info!(path = %running.path.display(), "configuration reloaded");
+        Ok(())
     });
     notify(&[NotifyState::Ready]);
     outcome
 }
 
-fn put_in_force(running: &mut Running, config: Arc<Config>) {
+/// Puts another configuration in force.
+///
+/// # Errors
+/// What is new in it of TLS cannot be used: then all stays as it was.
+fn put_in_force(running: &mut Running, config: Arc<Config>) -> Result<(), String> {
+    put_tls_in_force(running, &config)?;
     reload::apply(&config, &running.registry);
     logging::set_level(&config.general.log);
-    log_tls(running.process.client_tls.set(&config.general.client_tls).map(|()| true));
-    log_tls(running.process.means.tls.set(&config.general.server_tls).map(|()| true));
     running.config = config.clone();
     ahead::derive(&config, &running.process);
     for worker in &running.workers {
         let _ = worker.commands.send(Command::Reload(config.clone()));
     }
+    Ok(())
+}
+
+/// The TLS of it. Files that have become unusable under unchanged settings leave the old ones in force and hold up nothing
+/// else; settings that are new must not be told to hold when they do not.
+fn put_tls_in_force(running: &Running, config: &Config) -> Result<(), String> {
+    let (old, new) = (&running.config.general, &config.general);
+    let (clients, servers) = (&running.process.client_tls, &running.process.means.tls);
+    let refused = |error: &Unusable, is_new: bool| {
+        is_new.then(|| {
+            let _ = clients.set(&old.client_tls);
+            let _ = servers.set(&old.server_tls);
+            format!("TLS cannot be set up: {error}; nothing was changed")
+        })
+    };
+    let of_clients = clients.set(&new.client_tls);
+    if let Err(error) = &of_clients
+        && let Some(refusal) = refused(error, old.client_tls != new.client_tls)
+    {
+        return Err(refusal);
+    }
+    let of_servers = servers.set(&new.server_tls);
+    if let Err(error) = &of_servers
+        && let Some(refusal) = refused(error, old.server_tls != new.server_tls)
+    {
+        return Err(refusal);
+    }
+    log_tls(of_clients.map(|()| true));
+    log_tls(of_servers.map(|()| true));
+    Ok(())
 }
 
 /// Waits until every client has left by itself, or until it is told again to end.

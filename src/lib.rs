@@ -10,7 +10,7 @@
 //!
 //! # The modules
 //!
-//! Arrows point down only; `config`, `error` and `metrics` serve all.
+//! Arrows point down only; `config`, `error`, `metrics` and `moment` serve all.
 //!
 //! - [`runtime`]: the process: workers, listeners, signals, reload, shutdown.
 //! - [`admin`]: the admin console, metrics and health over HTTP. [`client`]: logins, sessions, the relay.
@@ -32,6 +32,7 @@ pub mod config;
 pub mod directory;
 pub mod error;
 pub mod metrics;
+pub mod moment;
 pub mod net;
 pub mod pool;
 pub mod protocol;

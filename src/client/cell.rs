@@ -2,6 +2,7 @@
 
 use crate::error::Error;
 use crate::metrics::Ended;
+use crate::moment::Moment;
 use crate::net::Stream;
 use crate::net::stream::Address;
 use crate::pool::Seat;
@@ -13,7 +14,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Waker};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 use tokio::sync::oneshot;
 
 /// How long a client that closed its connection in mid-query may still be owed something. A half-closed socket looks
@@ -123,9 +124,9 @@ pub struct ClientCell {
     /// What it may do for how long.
     pub limits: Cell<Limits>,
     activity: Cell<Activity>,
-    since: Cell<Instant>,
+    since: Cell<Moment>,
     /// When its transaction began, while it has one.
-    began: Cell<Instant>,
+    began: Cell<Moment>,
     origin: Origin,
     /// What it has been told of its settings; empty until its first query.
     told: RefCell<Arc<Reported>>,
@@ -148,7 +149,7 @@ impl ClientCell {
         limits: Limits,
         origin: Origin,
     ) -> ClientCell {
-        let now = Instant::now();
+        let now = Moment::now();
         ClientCell {
             database: database.into(),
             user: user.into(),
@@ -184,13 +185,13 @@ impl ClientCell {
 
     /// When it began to do that.
     #[must_use]
-    pub fn since(&self) -> Instant {
+    pub fn since(&self) -> Moment {
         self.since.get()
     }
 
     /// Notes what it is doing from now on, and tells what that puts an end to.
     #[inline]
-    pub fn set_activity(&self, activity: Activity, now: Instant) -> Ended {
+    pub fn set_activity(&self, activity: Activity, now: Moment) -> Ended {
         use Activity::{Active, Idle, IdleInTransaction, Pinned};
         let (before, since) = (self.activity.replace(activity), self.since.replace(now));
         let mut ended = Ended::default();
@@ -198,10 +199,10 @@ impl ClientCell {
             self.began.set(now);
         }
         if before == Active && matches!(activity, Idle | Pinned | IdleInTransaction) {
-            ended.query = Some(now.saturating_duration_since(since));
+            ended.query = Some(now.micros_since(since));
         }
         if matches!(before, Active | IdleInTransaction) && matches!(activity, Idle | Pinned) {
-            ended.transaction = Some(now.saturating_duration_since(self.began.get()));
+            ended.transaction = Some(now.micros_since(self.began.get()));
         }
         ended
     }
@@ -223,7 +224,7 @@ impl ClientCell {
 
     /// What others are told of it.
     #[must_use]
-    pub fn info(&self, now: Instant) -> ClientInfo {
+    pub fn info(&self, now: Moment) -> ClientInfo {
         let told = self.told.borrow();
         let named = told.get(b"application_name").map(|name| String::from_utf8_lossy(name).into());
         ClientInfo {
@@ -284,7 +285,7 @@ impl ClientCell {
 
     /// The limit that the client has passed, if any.
     #[must_use]
-    pub fn overdue(&self, now: Instant) -> Option<Verdict> {
+    pub fn overdue(&self, now: Moment) -> Option<Verdict> {
         use crate::error::Kind;
         let limits = self.limits.get();
         let (limit, verdict): (_, fn() -> Verdict) = match self.activity.get() {

@@ -7,6 +7,7 @@ use crate::client::cell::{Activity, ClientCell, Origin, Verdict};
 use crate::client::context::{ConsoleSession, Context};
 use crate::client::login::{Connection, MAX_AUTH_MESSAGE, Refusal, Registered};
 use crate::error::{Error, Kind};
+use crate::moment::Moment;
 use crate::net::stream::Address;
 use crate::protocol::frame::HEADER;
 use crate::protocol::startup::Startup;
@@ -16,7 +17,6 @@ use bytes::BytesMut;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::Instant;
 
 /// Answers gathered before they are sent without being asked for.
 const GATHERED: usize = 64 * 1024;
@@ -93,7 +93,7 @@ async fn converse(
 ) -> Result<(), Refusal> {
     let mut out = BytesMut::new();
     loop {
-        cell.set_activity(Activity::Idle, Instant::now());
+        cell.set_activity(Activity::Idle, Moment::now());
         let (tag, message) = tokio::select! {
             biased;
             error = told_to_end(cell) => return Err(error.into()),
@@ -102,7 +102,7 @@ async fn converse(
         if tag == b'X' {
             return Ok(());
         }
-        cell.set_activity(Activity::Active, Instant::now());
+        cell.set_activity(Activity::Active, Moment::now());
         let canceled = tokio::select! {
             // What has come is done, even if nobody is there any more for the answer.
             biased;

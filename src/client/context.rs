@@ -8,6 +8,7 @@ use crate::config::Config;
 use crate::config::tls::ClientTls;
 use crate::directory::Directory;
 use crate::error::{Error, Kind};
+use crate::moment::Moment;
 use crate::net::Buffers;
 use crate::net::tls::current::Current;
 use crate::pool::Shards;
@@ -21,7 +22,6 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Instant;
 use tokio::sync::oneshot;
 
 /// Bits of a process id that number the clients of a worker; the bits above number the worker.
@@ -112,8 +112,6 @@ pub struct Context {
     pub config: RefCell<Arc<Config>>,
     /// Buffers not in use.
     pub buffers: Buffers,
-    /// Memory in which the client whose turn it is puts messages together: for the server, for the client.
-    pub spares: RefCell<[BytesMut; 2]>,
     /// The pools, as this worker has them.
     pub shards: Shards,
     /// What all workers share.
@@ -164,7 +162,7 @@ impl Context {
     }
 
     /// Ends what has taken too long.
-    pub fn sweep_clients(&self, now: Instant) {
+    pub fn sweep_clients(&self, now: Moment) {
         for (_, cell) in self.clients.borrow().iter() {
             if let Some(verdict) = cell.overdue(now) {
                 cell.tell(verdict);
@@ -202,7 +200,7 @@ impl Context {
     /// Tells of the worker as it is now.
     #[must_use]
     pub fn report(&self) -> Report {
-        let now = Instant::now();
+        let now = Moment::now();
         Report {
             clients: self.clients.borrow().iter().map(|(_, cell)| cell.info(now)).collect(),
             statements: self.shards.statements(),

@@ -6,11 +6,11 @@ use crate::client::cell::{Activity, Verdict};
 use crate::client::relay::{Body, End, Leaving, LostTransaction, Relay};
 use crate::config::PoolMode;
 use crate::error::{Error, Kind};
+use crate::moment::Moment;
 use crate::protocol::{TxStatus, backend};
 use crate::server::owed::Owed;
 use crate::server::{ServerError, cancel};
 use std::task::{Context, Waker};
-use std::time::Instant;
 
 impl Relay {
     /// The server has gone while the client had it: says so, and keeps the client if that can be done without telling
@@ -59,7 +59,7 @@ impl Relay {
         if !keepable {
             return Err(End::Fatal(error));
         }
-        self.set_activity(Activity::Idle, Instant::now());
+        self.set_activity(Activity::Idle, Moment::now());
         if in_transaction {
             self.lost = Some(Box::new(LostTransaction { error: None }));
         }
@@ -138,7 +138,7 @@ impl Relay {
             return Ok(());
         }
         if self.cell.seat.is_waiting() {
-            let now = Instant::now();
+            let now = Moment::now();
             self.shard.give_up(&self.cell.seat, now);
             self.set_activity(Activity::Idle, now);
             self.fail_request(&Error::new(Kind::Canceled, "canceling statement due to user request"))?;
@@ -162,7 +162,7 @@ impl Relay {
                 if self.cell.activity() != Activity::Closing
                     && self.lease.as_ref().is_some_and(|lease| lease.owed.waits_for_client()) =>
             {
-                self.cell.set_activity(Activity::Closing, Instant::now());
+                self.cell.set_activity(Activity::Closing, Moment::now());
                 Ok(())
             }
             Leaving::HalfClosed if !busy && !in_line => Err(End::Closed),
@@ -180,7 +180,7 @@ impl Relay {
 
     /// The end of the session: last words, and the server into good hands.
     pub(super) fn finish(&mut self, end: &End) {
-        let now = Instant::now();
+        let now = Moment::now();
         self.shard.give_up(&self.cell.seat, now);
         self.forget_facts_after_ddl();
         let is_whole = self.request == Body::None

@@ -10,6 +10,7 @@ use crate::client::relay::{Body, End, Leaving, Relay};
 use crate::client::sql_names::SqlNames;
 use crate::config::Config;
 use crate::error::{Error, Kind};
+use crate::moment::Moment;
 use crate::net::stream::Address;
 use crate::net::tls::accept::Shown;
 use crate::net::{Buffer, Stream};
@@ -27,7 +28,8 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::task::Poll;
+use std::time::Duration;
 use tokio::time::timeout;
 
 /// Longest message during authentication (`PG_MAX_AUTH_TOKEN_LENGTH`).
@@ -64,12 +66,10 @@ pub async fn serve(context: Rc<Context>, stream: Stream, peer: Address) {
     // Boxed: the login needs much room for a short time, an idle client should not.
     if let Some((slot, mut relay)) = Box::pin(open(&context, stream, &peer)).await {
         let _registered = Registered { context: context.clone(), slot };
+        // A task has one waker all its life.
+        poll_fn(|cx| Poll::Ready(relay.cell.listen(cx))).await;
         // The relay bounds its turns itself.
-        let end = tokio::task::unconstrained(poll_fn(|cx| {
-            relay.cell.listen(cx);
-            relay.poll(cx)
-        }))
-        .await;
+        let end = tokio::task::unconstrained(poll_fn(|cx| relay.poll(cx))).await;
         relay.finish(&end);
         log_end(&context, &relay.cell, &peer, &end);
     }
@@ -441,7 +441,7 @@ async fn welcome(
             match lease.run(&sql).await {
                 Ok(_) => lease.in_force = settings.clone(),
                 Err(error @ ServerError::Refused(_)) if is_new => {
-                    lease.checkin(ResetPlan::Nothing, Instant::now());
+                    lease.checkin(ResetPlan::Nothing, Moment::now());
                     return Err(Refusal::Error(error.into()));
                 }
                 // It may be the settings of another client that cannot be undone: the lease, and so the server, ends
@@ -452,7 +452,7 @@ async fn welcome(
         }
         let reported = lease.reported.clone();
         shard.accept(&settings, &reported);
-        lease.checkin(ResetPlan::Nothing, Instant::now());
+        lease.checkin(ResetPlan::Nothing, Moment::now());
         return Ok((settings, reported));
     }
 }
@@ -463,11 +463,11 @@ async fn borrow(shard: &Rc<Shard>, limit: Option<Duration>) -> Result<Lease, Che
     struct Place(Rc<Shard>, Rc<Seat>);
     impl Drop for Place {
         fn drop(&mut self) {
-            self.0.give_up(&self.1, Instant::now());
+            self.0.give_up(&self.1, Moment::now());
         }
     }
     let place = Place(shard.clone(), Rc::default());
-    poll_fn(|cx| shard.checkout(cx, &place.1, Instant::now(), limit)).await
+    poll_fn(|cx| shard.checkout(cx, &place.1, Moment::now(), limit)).await
 }
 
 impl Session {
@@ -493,7 +493,7 @@ impl Session {
             let secret = if usable { secret.into() } else { Box::default() };
             ClientCell::new(&self.database, &self.user, pid, secret, limits, origin)
         });
-        cell.set_activity(Activity::Idle, Instant::now());
+        cell.set_activity(Activity::Idle, Moment::now());
         let mut relay = Box::new(Relay {
             context: context.clone(),
             stream,

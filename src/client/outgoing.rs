@@ -3,11 +3,19 @@
 
 use crate::net::{Buffer, Stream};
 use bytes::{Buf, BytesMut};
+use std::cell::RefCell;
 use std::io;
 use std::task::{Context, Poll, ready};
 
 /// Memory of an emptied spill that is worth keeping for the next client's turn.
 const KEEP: usize = 64 * 1024;
+/// How many of them: one client at a time has its turn on a worker, with a spill for each direction.
+const SPARES_KEPT: usize = 2;
+
+thread_local! {
+    /// Memory of spills that are not in use, of this worker's clients.
+    static SPARES: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
+}
 
 /// Bytes on their way from one peer's buffer to the other peer.
 ///
@@ -74,7 +82,11 @@ impl Outgoing {
         self.spill.clear();
     }
 
+    #[inline]
     fn divert(&mut self, source: &mut Buffer) {
+        if self.spill.capacity() == 0 {
+            self.spill = SPARES.with_borrow_mut(Vec::pop).unwrap_or_default();
+        }
         if self.direct > 0 {
             self.spill.extend_from_slice(&source.bytes()[..self.direct]);
             source.advance(self.direct);
@@ -115,22 +127,22 @@ impl Outgoing {
         Poll::Ready(Ok(()))
     }
 
-    /// Takes memory for what may have to be put together in this turn, if it has none.
+    /// Gives memory back that is not in use; to be called at the end of each turn.
     #[inline]
-    pub fn equip(&mut self, spare: &mut BytesMut) {
-        if self.spill.capacity() == 0 {
-            std::mem::swap(&mut self.spill, spare);
+    pub fn relax(&mut self) {
+        if self.spill.capacity() > 0 && self.spill.is_empty() {
+            self.give_back();
         }
     }
 
-    /// Gives memory back that is not in use.
-    #[inline]
-    pub fn relax(&mut self, spare: &mut BytesMut) {
-        if self.spill.is_empty() && self.spill.capacity() > 0 {
-            let spill = std::mem::take(&mut self.spill);
-            if spill.capacity() <= KEEP {
-                *spare = spill;
-            }
+    fn give_back(&mut self) {
+        let spill = std::mem::take(&mut self.spill);
+        if spill.capacity() <= KEEP {
+            SPARES.with_borrow_mut(|spares| {
+                if spares.len() < SPARES_KEPT {
+                    spares.push(spill);
+                }
+            });
         }
     }
 }

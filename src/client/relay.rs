@@ -14,6 +14,7 @@ use crate::client::sql_names::SqlNames;
 use crate::client::survey::{Confirming, Survey};
 use crate::config::{Config, PoolMode, Reset};
 use crate::error::{Error, Kind};
+use crate::moment::Moment;
 use crate::net::buffer::{LARGE, SMALL};
 use crate::net::{Buffer, Stream};
 use crate::pool::{CheckoutError, Lease, Member, Pinned};
@@ -29,7 +30,6 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
 
 /// Rounds of one turn before other clients of the worker get theirs.
 const ROUNDS: u32 = 8;
@@ -174,14 +174,9 @@ pub(super) struct Relay {
 impl Relay {
     /// One turn. Ready when the session has ended; the caller then drops the relay.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        // One client at a time has its turn on a worker, so one pair of spares serves all.
-        let context = self.context.clone();
-        let [to_server, to_client] = &mut *context.spares.borrow_mut();
-        self.to_server.equip(to_server);
-        self.to_client.equip(to_client);
         let outcome = self.turn(cx);
-        self.to_server.relax(to_server);
-        self.to_client.relax(to_client);
+        self.to_server.relax();
+        self.to_client.relax();
         let buffers = &self.context.buffers;
         buffers.reclaim(&mut self.from_client);
         buffers.reclaim(&mut self.from_server);
@@ -251,7 +246,7 @@ impl Relay {
 
     /// Notes what the client is doing. One that has closed its end is given a moment for whatever it still waits for.
     #[inline]
-    pub(super) fn set_activity(&self, activity: Activity, now: Instant) {
+    pub(super) fn set_activity(&self, activity: Activity, now: Moment) {
         let activity = match activity {
             Activity::Active | Activity::Waiting if self.leaving == Leaving::HalfClosed => Activity::Closing,
             activity => activity,
@@ -313,7 +308,7 @@ impl Relay {
             }
             Poll::Ready(Ok(0)) => {
                 self.leaving = Leaving::HalfClosed;
-                self.set_activity(self.cell.activity(), Instant::now());
+                self.set_activity(self.cell.activity(), Moment::now());
                 Ok(progress)
             }
             Poll::Ready(Err(error)) => Err(End::Io(error)),
@@ -334,7 +329,7 @@ impl Relay {
         match self.stream.poll_read(cx, &mut [0; 64]) {
             Poll::Ready(Ok(0)) => {
                 self.leaving = Leaving::HalfClosed;
-                self.set_activity(self.cell.activity(), Instant::now());
+                self.set_activity(self.cell.activity(), Moment::now());
                 Ok(false)
             }
             Poll::Ready(Ok(_)) => Ok(true),
@@ -353,14 +348,14 @@ impl Relay {
             self.fail_request(&error)?;
             return Ok(true);
         }
-        let now = Instant::now();
+        let now = Moment::now();
         let waited = self.cell.seat.is_waiting();
         let limit = self.cell.limits.get().query_wait_timeout;
         loop {
             match self.shard.checkout(cx, &self.cell.seat, now, limit) {
                 Poll::Ready(Ok(lease)) => {
                     if waited || self.cell.activity() == Activity::Waiting {
-                        let wait = now.saturating_duration_since(self.cell.seat.arrival());
+                        let wait = now.micros_since(self.cell.seat.arrival());
                         self.shard.counters().waits.add(1);
                         self.shard.stats().wait_times.observe(wait);
                     }
@@ -399,7 +394,7 @@ impl Relay {
     }
 
     /// Takes the server on: what it lacks goes in front of the client's bytes.
-    fn begin_lease(&mut self, lease: Lease, now: Instant) {
+    fn begin_lease(&mut self, lease: Lease, now: Moment) {
         self.shard.counters().leases.add(1);
         self.set_activity(Activity::Active, now);
         self.footprint = Footprint::NOTHING;
@@ -470,7 +465,7 @@ impl Relay {
                 .hint("Use pool_mode = \"transaction\" for this database.");
                 return Err(End::Fatal(error));
             }
-            self.set_activity(Activity::IdleInTransaction, Instant::now());
+            self.set_activity(Activity::IdleInTransaction, Moment::now());
             return Ok(());
         }
         if let Some(tag) = self.from_server.bytes().get(self.to_client.cursor()) {
@@ -482,14 +477,14 @@ impl Relay {
         }
         if self.is_session_pooled() {
             self.forget_facts_after_ddl();
-            self.set_activity(Activity::Idle, Instant::now());
+            self.set_activity(Activity::Idle, Moment::now());
             self.shard.counters().transactions.add(1);
             return Ok(());
         }
         if !self.footprint.union(self.left).is_empty() && self.lingers()? {
             return Ok(());
         }
-        let now = Instant::now();
+        let now = Moment::now();
         self.set_activity(Activity::Idle, now);
         self.release(now);
         Ok(())
@@ -511,7 +506,7 @@ impl Relay {
         let stays = self.stays()?;
         if stays {
             self.shard.counters().transactions.add(1);
-            self.set_activity(Activity::Pinned, Instant::now());
+            self.set_activity(Activity::Pinned, Moment::now());
         }
         Ok(stays)
     }
@@ -529,7 +524,7 @@ impl Relay {
     }
 
     /// Gives the server back; it is free.
-    fn release(&mut self, now: Instant) {
+    fn release(&mut self, now: Moment) {
         let plan = self.reset_plan();
         let Some(lease) = self.lease.take() else { return };
         self.shard.counters().transactions.add(1);
@@ -553,7 +548,9 @@ impl Relay {
             Reset::Auto => {
                 let footprint = self.footprint.union(self.left);
                 // A server that nobody has would end by it.
-                let ends_idle = |lease: &Lease| lease.in_force.get("idle_session_timeout").is_some();
+                let ends_idle = |lease: &Lease| {
+                    !lease.in_force.is_empty() && lease.in_force.get("idle_session_timeout").is_some()
+                };
                 if self.lease.as_ref().is_some_and(ends_idle) {
                     return ResetPlan::Full;
                 }

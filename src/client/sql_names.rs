@@ -73,8 +73,16 @@ struct Told {
 
 impl SqlNames {
     /// Forgets all: the client has got another server.
+    #[inline]
     pub(super) fn clear(&mut self) {
-        *self = SqlNames::default();
+        if self.knowledge != Knowledge::Certain
+            || self.upcoming
+            || self.failed
+            || self.here.capacity() > 0
+            || self.told.capacity() > 0
+        {
+            *self = SqlNames::default();
+        }
     }
 
     /// Whether it is not known which names there are.

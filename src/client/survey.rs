@@ -8,6 +8,7 @@ use crate::client::cell::Activity;
 use crate::client::relay::{End, LostTransaction, Relay};
 use crate::config::{Pin, Reset};
 use crate::error::{Error, Kind};
+use crate::moment::Moment;
 use crate::pool::Pinned;
 use crate::protocol::frame::HEADER;
 use crate::protocol::{ErrorFields, Header, backend, frontend};
@@ -18,7 +19,6 @@ use crate::session::settings::{ROLE, SESSION_AUTHORIZATION, followed, is_refusab
 use crate::session::survey::{Asked, Findings, bound_names, custom_names, hints, question};
 use crate::session::{Footprint, Settings};
 use std::sync::Arc;
-use std::time::Instant;
 
 /// Times that a survey is tried which a late cancel request of the client's has hit.
 const TRIES: u32 = 4;
@@ -119,7 +119,7 @@ impl Relay {
         self.unnamed_here = false;
         self.shard.counters().surveys.add(1);
         // For the client nothing is going on any more.
-        self.set_activity(Activity::Idle, Instant::now());
+        self.set_activity(Activity::Idle, Moment::now());
         self.ask(Survey { question, findings: Findings::default(), error: None, tries: 1 });
     }
 
@@ -238,7 +238,7 @@ impl Relay {
             return Ok(());
         };
         let Some(lease) = self.lease.take() else { return Ok(()) };
-        let now = Instant::now();
+        let now = Moment::now();
         self.pinned = None;
         if lease.is_free() {
             lease.checkin(ResetPlan::Full, now);

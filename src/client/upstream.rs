@@ -7,6 +7,7 @@ use crate::client::fault;
 use crate::client::relay::{Body, End, Leaving, Relay};
 use crate::config::PoolMode;
 use crate::error::{Error, Kind};
+use crate::moment::Moment;
 use crate::net::buffer::LARGE;
 use crate::protocol::frame::HEADER;
 use crate::protocol::{Header, backend, frontend};
@@ -16,7 +17,6 @@ use crate::session::resets::Resets;
 use crate::session::sql_prepare::mentions;
 use crate::session::{Footprint, Named, Statement};
 use std::task::Context;
-use std::time::Instant;
 
 /// Bytes of our own making that may wait for the server before more of the client's messages are looked at.
 const SPILL_LIMIT: usize = LARGE;
@@ -195,7 +195,7 @@ impl Relay {
     fn forward_message(&mut self) -> Result<Step, End> {
         let Some(header) = self.header()? else { return Ok(Step::NeedMore) };
         if matches!(self.cell.activity(), Activity::Idle | Activity::IdleInTransaction | Activity::Pinned) {
-            self.set_activity(Activity::Active, Instant::now());
+            self.set_activity(Activity::Active, Moment::now());
             self.is_surveyed = false;
         }
         if self.is_held() {

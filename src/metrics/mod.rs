@@ -7,7 +7,6 @@ pub use errors::ErrorClasses;
 pub use histogram::{Distribution, Histogram};
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::Duration;
 
 /// A counter with one writer. An add is a plain load and store, not a locked instruction.
 #[derive(Debug, Default)]
@@ -155,10 +154,10 @@ pub struct WorkerStats {
 /// What ended when a client turned to something else.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Ended {
-    /// A query, and how long it took.
-    pub query: Option<Duration>,
-    /// A transaction, and how long it took.
-    pub transaction: Option<Duration>,
+    /// A query, and how long it took in microseconds.
+    pub query: Option<u64>,
+    /// A transaction, and how long it took in microseconds.
+    pub transaction: Option<u64>,
 }
 
 impl WorkerStats {

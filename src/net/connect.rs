@@ -15,11 +15,11 @@ pub async fn connect(host: &Host, port: u16, options: &Tcp) -> io::Result<Socket
         Host::Tcp(name) => {
             let stream = TcpStream::connect((name.as_str(), port)).await?;
             prepare_tcp(&stream, options)?;
-            Ok(Socket::Tcp(stream))
+            Ok(stream.into())
         }
         Host::Unix(directory) => {
             let path = directory.join(format!(".s.PGSQL.{port}"));
-            UnixStream::connect(path).await.map(Socket::Unix)
+            UnixStream::connect(path).await.map(Socket::from)
         }
     }
 }
@@ -30,8 +30,8 @@ pub async fn connect(host: &Host, port: u16, options: &Tcp) -> io::Result<Socket
 /// The socket's.
 pub async fn connect_to(address: &Address) -> io::Result<Socket> {
     match address {
-        Address::Tcp(address) => TcpStream::connect(address).await.map(Socket::Tcp),
-        Address::Unix(path) => UnixStream::connect(path).await.map(Socket::Unix),
+        Address::Tcp(address) => TcpStream::connect(address).await.map(Socket::from),
+        Address::Unix(path) => UnixStream::connect(path).await.map(Socket::from),
     }
 }
 

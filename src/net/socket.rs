@@ -1,20 +1,42 @@
 //! One socket to a peer: TCP or Unix, with a worker or between two.
 //!
-//! Owns what the kernel offers and nothing on top of it; `stream` adds TLS. It is read with `poll_read`, which clears
-//! tokio's readiness after a short read and so spares the call that would only return `EAGAIN`.
+//! Owns what the kernel offers and nothing on top of it; `stream` adds TLS. A transaction reads and writes four times, so
+//! what is done here for each of them is the least: a look at the readiness that the runtime knows, the system call, and
+//! no second entry into the list of those who wait for the socket. Short reads and writes clear the readiness, which spares
+//! the call that would only return `EAGAIN`.
 
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags};
 use std::io::{self, IoSlice, Read};
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncWrite, Interest};
 use tokio::net::{TcpStream, UnixStream};
 
 /// A connected socket, registered with the runtime of one worker.
 #[derive(Debug)]
-pub enum Socket {
+pub struct Socket {
+    kind: Kind,
+    /// The task that is woken when there is something to read, as its waker's address; 0: none. As long as a waker is
+    /// with the runtime its task is in memory, so no other task can have the same address.
+    awaited_by: usize,
+    /// The last read took all that there was.
+    is_drained: bool,
+}
+
+/// What a system call came to.
+struct Attempt {
+    /// `None`: nothing could be done.
+    outcome: Option<Result<usize, Errno>>,
+    /// Whether there was less than was wanted; `None` if no call was made.
+    is_exhausted: Option<bool>,
+}
+
+#[derive(Debug)]
+enum Kind {
     /// Over TCP.
     Tcp(TcpStream),
     /// Over a Unix socket.
@@ -64,56 +86,132 @@ impl Address {
 }
 
 impl Socket {
+    /// A socket that is given up.
+    pub const CLOSED: Socket = Socket { kind: Kind::Closed, awaited_by: 0, is_drained: false };
+
     /// Reads into `into`; `Ok(0)` is the end of the stream.
     #[inline]
     pub fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
-        let mut buffer = ReadBuf::new(into);
-        ready!(match self {
-            Socket::Tcp(stream) => Pin::new(stream).poll_read(cx, &mut buffer),
-            Socket::Unix(stream) => Pin::new(stream).poll_read(cx, &mut buffer),
-            Socket::Away(_) | Socket::Closed => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
-        })?;
-        Poll::Ready(Ok(buffer.filled().len()))
+        // Emptied and not waited for since: what is to be done first is to wait.
+        if self.is_drained && self.awaited_by == 0 {
+            ready!(self.await_readable(cx))?;
+        }
+        loop {
+            if let Some(outcome) = self.receive(into) {
+                return Poll::Ready(outcome.map_err(io::Error::from));
+            }
+            ready!(self.await_readable(cx))?;
+        }
     }
 
     /// Writes some of `from`.
     #[inline]
     pub fn poll_write(&mut self, cx: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
-        match self {
-            Socket::Tcp(stream) => Pin::new(stream).poll_write(cx, from),
-            Socket::Unix(stream) => Pin::new(stream).poll_write(cx, from),
-            Socket::Away(_) | Socket::Closed => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        loop {
+            if let Some(outcome) = self.transmit(from) {
+                return Poll::Ready(outcome.map_err(io::Error::from));
+            }
+            ready!(match &self.kind {
+                Kind::Tcp(stream) => stream.poll_write_ready(cx),
+                Kind::Unix(stream) => stream.poll_write_ready(cx),
+                Kind::Away(_) | Kind::Closed => Poll::Ready(Err(not_connected())),
+            })?;
         }
     }
 
     /// Whether a read could return something; makes no system call.
     #[inline]
-    pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Socket::Tcp(stream) => stream.poll_read_ready(cx),
-            Socket::Unix(stream) => stream.poll_read_ready(cx),
-            Socket::Away(_) | Socket::Closed => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+    pub fn poll_read_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.awaited_by = 0;
+        self.await_readable(cx)
+    }
+
+    /// Has the task woken when there is something to read, if it does not wait for that already.
+    #[inline]
+    fn await_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let task = cx.waker().data().addr();
+        if self.awaited_by == task && task != 0 {
+            return Poll::Pending;
         }
+        let outcome = match &self.kind {
+            Kind::Tcp(stream) => stream.poll_read_ready(cx),
+            Kind::Unix(stream) => stream.poll_read_ready(cx),
+            Kind::Away(_) | Kind::Closed => Poll::Ready(Err(not_connected())),
+        };
+        self.awaited_by = if outcome.is_pending() { task } else { 0 };
+        outcome
+    }
+
+    /// Reads what is there, if the runtime knows that something is; `None` if not.
+    #[inline]
+    fn receive(&mut self, into: &mut [u8]) -> Option<Result<usize, Errno>> {
+        let Attempt { outcome, is_exhausted } = self.attempt(Interest::READABLE, into.len(), |fd| {
+            rustix::net::recv(fd, &mut *into, RecvFlags::empty()).map(|(count, _)| count)
+        });
+        if is_exhausted.is_some() {
+            // Whoever waited has been woken, and has to wait anew.
+            self.awaited_by = 0;
+            self.is_drained = is_exhausted == Some(true);
+        }
+        outcome
+    }
+
+    /// Writes what the kernel takes, if the runtime knows that it takes something; `None` if not.
+    #[inline]
+    fn transmit(&self, from: &[u8]) -> Option<Result<usize, Errno>> {
+        self.attempt(Interest::WRITABLE, from.len(), |fd| rustix::net::send(fd, from, SendFlags::NOSIGNAL))
+            .outcome
+    }
+
+    /// Makes a system call on up to `wanted` bytes, if the runtime knows that it can do something. When the kernel had, or
+    /// took, less, the runtime is told that there is no more, without the call that would only return `EAGAIN`.
+    #[inline]
+    fn attempt(
+        &self,
+        interest: Interest,
+        wanted: usize,
+        mut call: impl FnMut(BorrowedFd<'_>) -> Result<usize, Errno>,
+    ) -> Attempt {
+        let mut attempt = Attempt { outcome: None, is_exhausted: None };
+        let mut work = |fd: BorrowedFd<'_>| {
+            let outcome = loop {
+                match call(fd) {
+                    Err(Errno::INTR) => {}
+                    outcome => break outcome,
+                }
+            };
+            let is_exhausted = match outcome {
+                Ok(count) => count > 0 && count < wanted,
+                Err(error) => error == Errno::AGAIN,
+            };
+            attempt.is_exhausted = Some(is_exhausted);
+            attempt.outcome = (outcome != Err(Errno::AGAIN)).then_some(outcome);
+            if is_exhausted { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+        };
+        // What is not told by the attempt is only that nothing can be done now.
+        let _ = match &self.kind {
+            Kind::Tcp(stream) => stream.try_io(interest, || work(stream.as_fd())),
+            Kind::Unix(stream) => stream.try_io(interest, || work(stream.as_fd())),
+            Kind::Away(_) | Kind::Closed => {
+                attempt.outcome = Some(Err(Errno::NOTCONN));
+                Ok(())
+            }
+        };
+        attempt
     }
 
     /// Writes what the kernel takes at once, for last words before a close.
     pub fn try_write(&self, from: &[u8]) -> io::Result<usize> {
-        match self {
-            Socket::Tcp(stream) => stream.try_write(from),
-            Socket::Unix(stream) => stream.try_write(from),
-            Socket::Away(_) | Socket::Closed => Err(io::ErrorKind::NotConnected.into()),
-        }
+        self.transmit(from).map_or_else(would_block, |outcome| outcome.map_err(io::Error::from))
     }
 
     /// Reads what is there at once; `WouldBlock` if nothing is. A worker knows of what came since it last waited only if
     /// the socket is off its runtime.
-    pub fn try_read(&self, into: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Socket::Tcp(stream) => stream.try_read(into),
-            Socket::Unix(stream) => stream.try_read(into),
-            Socket::Away(Detached::Tcp(stream)) => (&*stream).read(into),
-            Socket::Away(Detached::Unix(stream)) => (&*stream).read(into),
-            Socket::Closed => Err(io::ErrorKind::NotConnected.into()),
+    pub fn try_read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match &mut self.kind {
+            Kind::Away(Detached::Tcp(stream)) => stream.read(into),
+            Kind::Away(Detached::Unix(stream)) => stream.read(into),
+            _ => self.receive(into).map_or_else(would_block, |outcome| outcome.map_err(io::Error::from)),
         }
     }
 
@@ -123,19 +221,19 @@ impl Socket {
         cx: &mut Context<'_>,
         from: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match self {
-            Socket::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, from),
-            Socket::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, from),
-            Socket::Away(_) | Socket::Closed => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        match &mut self.kind {
+            Kind::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, from),
+            Kind::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, from),
+            Kind::Away(_) | Kind::Closed => Poll::Ready(Err(not_connected())),
         }
     }
 
     /// Writes some of what the kernel takes at once of `from`, piece after piece.
     pub fn try_write_vectored(&self, from: &[IoSlice<'_>]) -> io::Result<usize> {
-        match self {
-            Socket::Tcp(stream) => stream.try_write_vectored(from),
-            Socket::Unix(stream) => stream.try_write_vectored(from),
-            Socket::Away(_) | Socket::Closed => Err(io::ErrorKind::NotConnected.into()),
+        match &self.kind {
+            Kind::Tcp(stream) => stream.try_write_vectored(from),
+            Kind::Unix(stream) => stream.try_write_vectored(from),
+            Kind::Away(_) | Kind::Closed => Err(not_connected()),
         }
     }
 
@@ -144,9 +242,10 @@ impl Socket {
     /// # Errors
     /// The runtime's.
     pub fn detach(&mut self) -> io::Result<()> {
-        *self = match std::mem::replace(self, Socket::Closed) {
-            Socket::Tcp(stream) => Socket::Away(Detached::Tcp(stream.into_std()?)),
-            Socket::Unix(stream) => Socket::Away(Detached::Unix(stream.into_std()?)),
+        let socket = std::mem::replace(self, Socket::CLOSED);
+        self.kind = match socket.kind {
+            Kind::Tcp(stream) => Kind::Away(Detached::Tcp(stream.into_std()?)),
+            Kind::Unix(stream) => Kind::Away(Detached::Unix(stream.into_std()?)),
             other => other,
         };
         Ok(())
@@ -157,8 +256,8 @@ impl Socket {
     /// # Errors
     /// The runtime's.
     pub fn attach(&mut self) -> io::Result<()> {
-        *self = match std::mem::replace(self, Socket::Closed) {
-            Socket::Away(detached) => detached.attach()?,
+        *self = match std::mem::replace(self, Socket::CLOSED) {
+            Socket { kind: Kind::Away(detached), .. } => detached.attach()?,
             other => other,
         };
         Ok(())
@@ -167,40 +266,67 @@ impl Socket {
     /// The address of the peer of a server connection.
     #[must_use]
     pub fn peer(&self) -> Option<Address> {
-        match self {
-            Socket::Tcp(stream) => stream.peer_addr().ok().map(Address::Tcp),
-            Socket::Unix(stream) => {
+        match &self.kind {
+            Kind::Tcp(stream) => stream.peer_addr().ok().map(Address::Tcp),
+            Kind::Unix(stream) => {
                 let peer = stream.peer_addr().ok()?;
                 peer.as_pathname().map(|path| Address::Unix(path.to_owned()))
             }
-            Socket::Away(_) | Socket::Closed => None,
+            Kind::Away(_) | Kind::Closed => None,
         }
     }
 }
 
+impl From<TcpStream> for Socket {
+    fn from(stream: TcpStream) -> Socket {
+        Socket { kind: Kind::Tcp(stream), awaited_by: 0, is_drained: false }
+    }
+}
+
+impl From<UnixStream> for Socket {
+    fn from(stream: UnixStream) -> Socket {
+        Socket { kind: Kind::Unix(stream), awaited_by: 0, is_drained: false }
+    }
+}
+
+impl From<Detached> for Socket {
+    fn from(detached: Detached) -> Socket {
+        Socket { kind: Kind::Away(detached), awaited_by: 0, is_drained: false }
+    }
+}
+
 impl Socket {
+    /// The operating system's user at the other end of a Unix socket (`SO_PEERCRED`).
+    #[must_use]
+    pub fn peer_uid(&self) -> Option<u32> {
+        match &self.kind {
+            Kind::Unix(stream) => stream.peer_cred().ok().map(|peer| peer.uid()),
+            _ => None,
+        }
+    }
+
     /// The address of this end.
     #[must_use]
     pub fn local(&self) -> Option<Address> {
-        match self {
-            Socket::Tcp(stream) => stream.local_addr().ok().map(Address::Tcp),
-            Socket::Unix(stream) => {
+        match &self.kind {
+            Kind::Tcp(stream) => stream.local_addr().ok().map(Address::Tcp),
+            Kind::Unix(stream) => {
                 let local = stream.local_addr().ok()?;
                 local.as_pathname().map(|path| Address::Unix(path.to_owned()))
             }
-            Socket::Away(_) | Socket::Closed => None,
+            Kind::Away(_) | Kind::Closed => None,
         }
     }
 
     /// The number of the descriptor, for those who look; -1 if there is none.
     #[must_use]
     pub fn fd(&self) -> i32 {
-        match self {
-            Socket::Tcp(stream) => stream.as_raw_fd(),
-            Socket::Unix(stream) => stream.as_raw_fd(),
-            Socket::Away(Detached::Tcp(stream)) => stream.as_raw_fd(),
-            Socket::Away(Detached::Unix(stream)) => stream.as_raw_fd(),
-            Socket::Closed => -1,
+        match &self.kind {
+            Kind::Tcp(stream) => stream.as_raw_fd(),
+            Kind::Unix(stream) => stream.as_raw_fd(),
+            Kind::Away(Detached::Tcp(stream)) => stream.as_raw_fd(),
+            Kind::Away(Detached::Unix(stream)) => stream.as_raw_fd(),
+            Kind::Closed => -1,
         }
     }
 }
@@ -214,12 +340,20 @@ impl Detached {
         match self {
             Detached::Tcp(stream) => {
                 stream.set_nonblocking(true)?;
-                TcpStream::from_std(stream).map(Socket::Tcp)
+                TcpStream::from_std(stream).map(Socket::from)
             }
             Detached::Unix(stream) => {
                 stream.set_nonblocking(true)?;
-                UnixStream::from_std(stream).map(Socket::Unix)
+                UnixStream::from_std(stream).map(Socket::from)
             }
         }
     }
+}
+
+fn would_block() -> io::Result<usize> {
+    Err(io::ErrorKind::WouldBlock.into())
+}
+
+fn not_connected() -> io::Error {
+    io::ErrorKind::NotConnected.into()
 }

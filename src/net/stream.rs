@@ -43,7 +43,7 @@ impl Stream {
 
     /// Whether a read could return something; makes no system call.
     #[inline]
-    pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub fn poll_read_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Stream::Plain(socket) => socket.poll_read_ready(cx),
             Stream::Tls(stream) => stream.poll_read_ready(cx),
@@ -110,8 +110,8 @@ impl Stream {
     #[must_use]
     pub fn peer_uid(&self) -> Option<u32> {
         match self {
-            Stream::Plain(Socket::Unix(stream)) => stream.peer_cred().ok().map(|peer| peer.uid()),
-            _ => None,
+            Stream::Plain(socket) => socket.peer_uid(),
+            Stream::Tls(_) => None,
         }
     }
 
@@ -146,8 +146,8 @@ impl Stream {
     /// Takes a plain socket out, to put TLS on it. What stays is closed.
     pub fn take_plain(&mut self) -> Socket {
         match self {
-            Stream::Plain(socket) => std::mem::replace(socket, Socket::Closed),
-            Stream::Tls(_) => Socket::Closed,
+            Stream::Plain(socket) => std::mem::replace(socket, Socket::CLOSED),
+            Stream::Tls(_) => Socket::CLOSED,
         }
     }
 

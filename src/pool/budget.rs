@@ -1,9 +1,10 @@
 //! How many servers there may be: exact counts over all workers.
 
+use crate::moment::Moment;
 use crate::pool::{Pool, lock};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// How long a claim stands unless it is renewed: a few sweeps.
 const CLAIM: Duration = Duration::from_millis(300);
@@ -24,7 +25,7 @@ pub struct Group {
 struct Claim {
     /// The pool, by its address.
     pool: usize,
-    lapses_at: Instant,
+    lapses_at: Moment,
 }
 
 impl Group {
@@ -63,7 +64,7 @@ impl Group {
     }
 
     /// Keeps the next place for a pool, for a moment. The first claim stands.
-    pub(crate) fn claim(&self, pool: &Pool, now: Instant) {
+    pub(crate) fn claim(&self, pool: &Pool, now: Moment) {
         let mut claim = lock(&self.claim);
         if claim.as_ref().is_none_or(|other| other.pool == address(pool) || other.lapses_at <= now) {
             *claim = Some(Claim { pool: address(pool), lapses_at: now + CLAIM });
@@ -73,7 +74,7 @@ impl Group {
 
     /// Whether the next place is kept for another pool.
     #[inline]
-    pub(crate) fn is_kept_from(&self, pool: &Pool, now: Instant) -> bool {
+    pub(crate) fn is_kept_from(&self, pool: &Pool, now: Moment) -> bool {
         self.is_claimed.load(Ordering::Relaxed)
             && lock(&self.claim)
                 .as_ref()
@@ -199,14 +200,6 @@ impl Drop for Permit {
 
 fn address(pool: &Pool) -> usize {
     std::ptr::from_ref(pool) as usize
-}
-
-/// Microseconds from a fixed moment of the process to `now`; the same for all workers.
-pub(crate) fn micros(now: Instant) -> u64 {
-    static START: OnceLock<Instant> = OnceLock::new();
-    let start = *START.get_or_init(|| now);
-    // Never 0, whatever thread was first to ask.
-    now.saturating_duration_since(start).as_micros() as u64 + 1
 }
 
 #[cfg(test)]

@@ -3,11 +3,12 @@
 //! Facts hold until somebody is seen to change the catalog, or until they are too old. One server at a time reads them
 //! again.
 
+use crate::moment::Moment;
 use crate::pool::lock;
 use crate::session::CatalogFacts;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The facts of one database.
 #[derive(Debug)]
@@ -21,7 +22,7 @@ pub struct Catalog {
 struct Facts {
     current: Arc<CatalogFacts>,
     probing: bool,
-    probed_at: Option<Instant>,
+    probed_at: Option<Moment>,
 }
 
 impl Default for Catalog {
@@ -55,9 +56,9 @@ impl Catalog {
 
     /// Whether the catalog is to be probed now; the caller who is told so must probe or give up with
     /// [`Catalog::probed`].
-    pub(crate) fn claim_probe(&self, now: Instant, interval: Duration) -> bool {
+    pub(crate) fn claim_probe(&self, now: Moment, interval: Duration) -> bool {
         let mut facts = lock(&self.facts);
-        let due = facts.probed_at.is_none_or(|at| now.duration_since(at) >= interval);
+        let due = facts.probed_at.is_none_or(|at| now - at >= interval);
         let claimed = due && !facts.probing;
         if claimed {
             facts.probing = true;

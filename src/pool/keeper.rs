@@ -3,6 +3,7 @@
 //! Each worker has one keeper (`run`); every job becomes a task of that worker. No job runs in a client's future, so a
 //! client that leaves takes nothing down with it.
 
+use crate::moment::Moment;
 use crate::pool::budget::Permit;
 use crate::pool::shard::PATIENCE;
 use crate::pool::{CheckoutError, Lease, Pooled, Shard, jitter};
@@ -14,7 +15,7 @@ use crate::session::footprint::ResetPlan;
 use crate::session::{CatalogFacts, Settings};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{sleep, timeout};
 
@@ -82,13 +83,13 @@ pub(crate) async fn run(mut jobs: UnboundedReceiver<(Rc<Shard>, Job)>, means: Ar
                 Job::RollBack(lease, plan) => roll_back(lease, &plan).await,
                 Job::Abandon(pooled) => {
                     abandon(&shard, pooled).await;
-                    shard.demand(Instant::now());
+                    shard.demand(Moment::now());
                 }
-                Job::Demand => shard.demand(Instant::now()),
+                Job::Demand => shard.demand(Moment::now()),
                 Job::LookAgain => {
                     sleep(PATIENCE).await;
                     shard.looking_again.set(false);
-                    shard.demand(Instant::now());
+                    shard.demand(Moment::now());
                 }
             }
         });
@@ -98,7 +99,7 @@ pub(crate) async fn run(mut jobs: UnboundedReceiver<(Rc<Shard>, Job)>, means: Ar
 async fn connect(shard: &Rc<Shard>, permit: Permit, connecting: Connecting, means: &Means) {
     let generation = shard.pool.generation();
     let outcome = login::login(&shard.pool.target, means).await;
-    let now = Instant::now();
+    let now = Moment::now();
     let (database, user) = (&*shard.pool.key.database, &*shard.pool.key.user);
     match outcome {
         Ok(mut server) => {
@@ -115,12 +116,12 @@ async fn connect(shard: &Rc<Shard>, permit: Permit, connecting: Connecting, mean
                 if let Err(error) = outcome {
                     shard.log_closed(&error, "the catalog could not be read");
                     drop(connecting);
-                    shard.demand(Instant::now());
+                    shard.demand(Moment::now());
                     return;
                 }
             }
             drop(connecting);
-            shard.admit(pooled, Instant::now());
+            shard.admit(pooled, Moment::now());
         }
         Err(error) => {
             shard.counters().failed_connects.add(1);
@@ -132,7 +133,7 @@ async fn connect(shard: &Rc<Shard>, permit: Permit, connecting: Connecting, mean
             }
         }
     }
-    shard.demand(Instant::now());
+    shard.demand(Moment::now());
 }
 
 /// Runs a statement of ours under a time limit.
@@ -188,7 +189,7 @@ async fn settle(mut lease: Lease) {
         shard.log_closed(&"it is in a transaction", "its reset failed");
         return;
     }
-    let now = Instant::now();
+    let now = Moment::now();
     lease.idle_since = now;
     shard.offer(lease, now);
 }
@@ -199,7 +200,7 @@ async fn check(mut lease: Lease) {
     let idle_since = lease.idle_since;
     match timeout(CHECK_LIMIT, lease.run(&query)).await.unwrap_or(Err(ServerError::Timeout)) {
         Ok(_) => {
-            let now = Instant::now();
+            let now = Moment::now();
             lease.checked_at = now;
             // A check is no use: the server is as idle as before.
             lease.idle_since = idle_since;
@@ -246,7 +247,7 @@ async fn read_catalog(server: &mut Server) -> Result<Reply, ServerError> {
 async fn probe_idle(mut lease: Lease) {
     let shard = lease.shard().clone();
     match probe(&mut lease, &shard).await {
-        Ok(()) => shard.offer(lease, Instant::now()),
+        Ok(()) => shard.offer(lease, Moment::now()),
         Err(error) => shard.log_closed(&error, "the catalog could not be read"),
     }
 }

@@ -3,6 +3,7 @@
 //! Dropping a [`Lease`] closes its server; only [`Lease::checkin`] gives it back. So whatever goes wrong between, a
 //! panic included, no server in an unknown state is lent again.
 
+use crate::moment::Moment;
 use crate::pool::budget::Permit;
 use crate::pool::keeper::Job;
 use crate::pool::roster::{Duty, Enrolled};
@@ -12,7 +13,7 @@ use crate::session::footprint::ResetPlan;
 use deadpool::unmanaged::Object;
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A server and its place in the budget.
 #[derive(Debug)]
@@ -53,7 +54,7 @@ impl Lease {
 
     /// Gives the server back, after the reset that `plan` demands. It must be free ([`Server::is_free`]).
     #[inline]
-    pub fn checkin(mut self, plan: ResetPlan, now: Instant) {
+    pub fn checkin(mut self, plan: ResetPlan, now: Moment) {
         debug_assert!(self.is_free());
         self.idle_since = now;
         if let Some(object) = &self.object {
@@ -86,7 +87,7 @@ impl Lease {
 
     /// Notes that the client of this number has it.
     #[inline]
-    pub(crate) fn lend(&self, client: u32, now: Instant) {
+    pub(crate) fn lend(&self, client: u32, now: Moment) {
         if let Some(object) = &self.object {
             object.enrolled.lend(client, now);
         }

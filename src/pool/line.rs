@@ -1,11 +1,11 @@
 //! The line of clients that wait for a server, first come, first served.
 
+use crate::moment::Moment;
 use crate::pool::Lease;
 use crate::server::ServerError;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::{Context, Waker};
-use std::time::Instant;
 use thiserror::Error;
 
 /// A client's place in line. One a client, used again for each wait.
@@ -15,8 +15,8 @@ pub struct Seat {
     waker: RefCell<Option<Waker>>,
     /// Number of the client; 0: it has none.
     client: u32,
-    arrival: Cell<Instant>,
-    deadline: Cell<Option<Instant>>,
+    arrival: Cell<Moment>,
+    deadline: Cell<Option<Moment>>,
 }
 
 #[derive(Debug, Default)]
@@ -60,7 +60,7 @@ impl Default for Seat {
             state: RefCell::default(),
             waker: RefCell::default(),
             client: 0,
-            arrival: Cell::new(Instant::now()),
+            arrival: Cell::new(Moment::now()),
             deadline: Cell::new(None),
         }
     }
@@ -81,7 +81,7 @@ impl Seat {
 
     /// When the client last got in line.
     #[must_use]
-    pub fn arrival(&self) -> Instant {
+    pub fn arrival(&self) -> Moment {
         self.arrival.get()
     }
 
@@ -91,11 +91,11 @@ impl Seat {
         matches!(*self.state.borrow(), State::Waiting)
     }
 
-    pub(crate) fn deadline(&self) -> Option<Instant> {
+    pub(crate) fn deadline(&self) -> Option<Moment> {
         self.deadline.get()
     }
 
-    pub(crate) fn sit(&self, cx: &Context<'_>, now: Instant, deadline: Option<Instant>) {
+    pub(crate) fn sit(&self, cx: &Context<'_>, now: Moment, deadline: Option<Moment>) {
         *self.state.borrow_mut() = State::Waiting;
         self.arrival.set(now);
         self.deadline.set(deadline);

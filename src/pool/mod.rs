@@ -32,6 +32,7 @@ pub use shard::Shard;
 
 use crate::config::{Pin, PoolMode, Reset};
 use crate::metrics::WorkerStats;
+use crate::moment::Moment;
 use crate::pool::budget::{Group, Permit};
 use crate::pool::catalog::Catalog;
 use crate::server::ServerError;
@@ -42,7 +43,7 @@ use lru::LruCache;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Another pool has taken its place.
 const RETIRED: u8 = 1;
@@ -141,7 +142,7 @@ pub struct Pool {
 pub struct Branch {
     /// Servers that no client has.
     pub(crate) idle: unmanaged::Pool<Box<Pooled>>,
-    /// When the first in line arrived, in microseconds since the process started; `u64::MAX`: nobody waits.
+    /// When the first in line arrived, as [`Moment::micros`]; `u64::MAX`: nobody waits.
     pub(crate) oldest: AtomicU64,
     /// Clients in line.
     pub(crate) waiters: AtomicU32,
@@ -150,7 +151,7 @@ pub struct Branch {
 #[derive(Debug, Default)]
 struct Trouble {
     failures: u32,
-    retry_at: Option<Instant>,
+    retry_at: Option<Moment>,
     last: Option<ServerError>,
 }
 
@@ -288,7 +289,7 @@ impl Pool {
             waiting: self.branches.iter().map(|branch| branch.waiters.load(Ordering::Relaxed)).sum(),
             oldest_wait: match oldest {
                 Some(arrival) if arrival != u64::MAX => {
-                    Duration::from_micros(budget::micros(Instant::now()).saturating_sub(arrival))
+                    Duration::from_micros(Moment::now().micros().saturating_sub(arrival))
                 }
                 _ => Duration::ZERO,
             },
@@ -316,20 +317,20 @@ impl Pool {
     }
 
     /// Takes a place for one more server, beyond the pool's size by up to `extra`.
-    pub(crate) fn try_permit(self: &Arc<Pool>, extra: u32, now: Instant) -> Option<Permit> {
+    pub(crate) fn try_permit(self: &Arc<Pool>, extra: u32, now: Moment) -> Option<Permit> {
         let is_kept = self.database.is_kept_from(self, now) || self.user.is_kept_from(self, now);
         if is_kept { None } else { Permit::take(self, extra) }
     }
 
     /// Asks for the next place in the full groups that keep the pool from having any server.
-    pub(crate) fn claim_place(&self, now: Instant) {
+    pub(crate) fn claim_place(&self, now: Moment) {
         let groups = [&self.database, &self.user].into_iter().filter(|group| group.is_full());
         groups.for_each(|group| group.claim(self, now));
     }
 
     /// Whether a server has to go: its group is full, and another pool has none.
     #[inline]
-    pub(crate) fn owes_a_place(&self, now: Instant) -> bool {
+    pub(crate) fn owes_a_place(&self, now: Moment) -> bool {
         [&self.database, &self.user].into_iter().any(|group| group.is_kept_from(self, now) && group.is_full())
     }
 
@@ -367,7 +368,7 @@ impl Pool {
     }
 
     /// Whether a connect may be tried now, and whether the last ones failed.
-    pub(crate) fn connect_state(&self, now: Instant) -> ConnectState {
+    pub(crate) fn connect_state(&self, now: Moment) -> ConnectState {
         let trouble = lock(&self.trouble);
         match (trouble.retry_at, &trouble.last) {
             (Some(at), Some(last)) if now < at => ConnectState::Pausing(last.clone()),
@@ -382,7 +383,7 @@ impl Pool {
         lock(&self.trouble).last.clone()
     }
 
-    pub(crate) fn connect_failed(&self, error: ServerError, now: Instant) {
+    pub(crate) fn connect_failed(&self, error: ServerError, now: Moment) {
         let policy = self.policy();
         let mut trouble = lock(&self.trouble);
         if trouble.retry_at.is_some_and(|at| now < at) {

@@ -2,6 +2,7 @@
 
 use crate::config::{Config, Host};
 use crate::metrics::WorkerStats;
+use crate::moment::Moment;
 use crate::pool::budget::Group;
 use crate::pool::catalog::Catalog;
 use crate::pool::keeper::Job;
@@ -12,7 +13,6 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
 use tokio::sync::mpsc::UnboundedSender;
 
 /// A server on its way to another worker.
@@ -278,7 +278,7 @@ impl Shards {
     }
 
     /// Takes in a server from another worker.
-    pub fn receive(&self, parcel: Parcel, now: Instant) {
+    pub fn receive(&self, parcel: Parcel, now: Moment) {
         let Parcel { pool, server } = parcel;
         let shard = if pool.is_retired() {
             let leaving = self.leaving.borrow();
@@ -301,7 +301,7 @@ impl Shards {
     }
 
     /// Sweeps all shards, and lets go of those whose pool was replaced and is empty.
-    pub fn sweep(&self, now: Instant) {
+    pub fn sweep(&self, now: Moment) {
         let mut all: Vec<_> = self.shards.borrow().values().cloned().collect();
         all.extend(self.leaving.borrow().iter().cloned());
         for shard in all {
@@ -351,7 +351,7 @@ impl Shards {
     }
 
     /// Looks after all shards now, because an order was given: closes what is to be closed, serves those in line.
-    pub fn stir(&self, now: Instant) {
+    pub fn stir(&self, now: Moment) {
         self.sweep(now);
     }
 

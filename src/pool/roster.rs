@@ -3,15 +3,15 @@
 //! A server enters the roster when it has logged in and leaves it when it is dropped; the lock is taken for that only. In
 //! between its worker notes what becomes of it by relaxed stores into the server's own entry.
 
+use crate::moment::Moment;
 use crate::net::stream::Address;
-use crate::pool::budget::micros;
 use crate::pool::{Pool, lock};
 use crate::server::Server;
 use crate::server::cancel::CancelGate;
 use slab::Slab;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 /// Numbers clients and servers: each number is given once in the life of a process (until two thousand million of them
 /// have come and gone).
@@ -60,7 +60,7 @@ pub struct Entry {
     duty: AtomicU8,
     /// Number of the client that has it, or had it last.
     client: AtomicU32,
-    /// When it was last given to a client, in microseconds since the process started; 0: never.
+    /// When it was last given to a client, as [`Moment::micros`]; 0: never.
     lent_at: AtomicU64,
     prepared: AtomicU32,
 }
@@ -106,9 +106,9 @@ impl Entry {
 
     /// How long ago it was last given to a client.
     #[must_use]
-    pub fn lent_ago(&self, now: Instant) -> Option<Duration> {
+    pub fn lent_ago(&self, now: Moment) -> Option<Duration> {
         let at = self.lent_at.load(Ordering::Relaxed);
-        (at != 0).then(|| Duration::from_micros(micros(now).saturating_sub(at)))
+        (at != 0).then(|| Duration::from_micros(now.micros().saturating_sub(at)))
     }
 
     /// Statements that pgvalet had prepared on it when it last came back.
@@ -160,10 +160,10 @@ impl Enrolled {
 
     /// Notes to whom the server is given.
     #[inline]
-    pub(crate) fn lend(&self, client: u32, now: Instant) {
+    pub(crate) fn lend(&self, client: u32, now: Moment) {
         self.set_duty(Duty::Active);
         self.entry.client.store(client, Ordering::Relaxed);
-        self.entry.lent_at.store(micros(now), Ordering::Relaxed);
+        self.entry.lent_at.store(now.micros(), Ordering::Relaxed);
     }
 
     /// Notes how many statements are prepared on it.

@@ -1,7 +1,7 @@
 //! A pool as one worker has it: its line, its idle servers, and what it knows.
 
 use crate::metrics::{PoolCounters, WorkerStats};
-use crate::pool::budget::micros;
+use crate::moment::Moment;
 use crate::pool::keeper::Job;
 use crate::pool::line::{Line, Outcome};
 use crate::pool::registry::Parcel;
@@ -17,7 +17,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
 
 /// Connects that one worker has under way for one pool.
@@ -59,7 +59,7 @@ pub struct Shard {
     busy_since_probe: Cell<bool>,
     /// Whether the keeper will look again whether another worker has a server to spare.
     pub(crate) looking_again: Cell<bool>,
-    last_gift: Cell<Option<Instant>>,
+    last_gift: Cell<Option<Moment>>,
 }
 
 impl Shard {
@@ -234,7 +234,7 @@ impl Shard {
         self: &Rc<Shard>,
         cx: &mut Context<'_>,
         seat: &Rc<Seat>,
-        now: Instant,
+        now: Moment,
         limit: Option<Duration>,
     ) -> Poll<Result<Lease, CheckoutError>> {
         let outcome = self.seek(cx, seat, now, limit);
@@ -249,7 +249,7 @@ impl Shard {
         self: &Rc<Shard>,
         cx: &mut Context<'_>,
         seat: &Rc<Seat>,
-        now: Instant,
+        now: Moment,
         limit: Option<Duration>,
     ) -> Poll<Result<Lease, CheckoutError>> {
         match seat.look(cx) {
@@ -285,7 +285,7 @@ impl Shard {
     /// # Errors
     /// Why there is no server.
     pub async fn open_own(self: &Rc<Shard>, means: &Means) -> Result<Option<Lease>, ServerError> {
-        let Some(permit) = self.pool.try_permit(0, Instant::now()) else { return Ok(None) };
+        let Some(permit) = self.pool.try_permit(0, Moment::now()) else { return Ok(None) };
         let generation = self.pool.generation();
         let server = login::login(&self.pool.target, means).await?;
         self.counters().connects.add(1);
@@ -295,7 +295,7 @@ impl Shard {
     }
 
     /// Takes the client out of line, because it left or was cancelled.
-    pub fn give_up(self: &Rc<Shard>, seat: &Rc<Seat>, now: Instant) {
+    pub fn give_up(self: &Rc<Shard>, seat: &Rc<Seat>, now: Moment) {
         let at = self.line.borrow().iter().position(|other| Rc::ptr_eq(other, seat));
         if let Some(at) = at {
             self.line.borrow_mut().remove(at);
@@ -333,7 +333,7 @@ impl Shard {
     }
 
     /// Sees to it that those in line get servers: from siblings, or new ones.
-    pub(crate) fn demand(self: &Rc<Shard>, now: Instant) {
+    pub(crate) fn demand(self: &Rc<Shard>, now: Moment) {
         let wanted = self.line.borrow().len() as u32;
         if wanted == 0 || self.pool.is_paused() {
             return;
@@ -355,7 +355,7 @@ impl Shard {
 
     /// Whether somebody in line is to have a server of another worker: one who waited for long enough, or anybody if
     /// no server can come back to this worker.
-    fn has_impatient(&self, now: Instant, none_here: bool) -> bool {
+    fn has_impatient(&self, now: Moment, none_here: bool) -> bool {
         self.line
             .borrow()
             .front()
@@ -363,7 +363,7 @@ impl Shard {
     }
 
     /// Starts connects until `wanted` are under way or no more are allowed.
-    pub(crate) fn connect_for(self: &Rc<Shard>, wanted: u32, extra: u32, now: Instant) {
+    pub(crate) fn connect_for(self: &Rc<Shard>, wanted: u32, extra: u32, now: Moment) {
         if self.pool.is_paused() {
             return;
         }
@@ -388,7 +388,7 @@ impl Shard {
     }
 
     /// Takes an idle server of another worker over for the first in line.
-    fn take_over(self: &Rc<Shard>, now: Instant) -> bool {
+    fn take_over(self: &Rc<Shard>, now: Moment) -> bool {
         let others = self.pool.branches.iter().enumerate().filter(|(other, _)| *other != self.worker);
         for (_, branch) in others {
             while let Ok(pooled) = branch.idle.try_remove() {
@@ -422,7 +422,7 @@ impl Shard {
     }
 
     /// Takes a server in that came from a connect or from another worker.
-    pub(crate) fn admit(self: &Rc<Shard>, pooled: Box<Pooled>, now: Instant) {
+    pub(crate) fn admit(self: &Rc<Shard>, pooled: Box<Pooled>, now: Moment) {
         let idle = &self.pool.branches[self.worker].idle;
         if idle.try_add(pooled).is_err() {
             tracing::error!(database = &*self.pool.key.database, "a pool has more servers than it can hold");
@@ -437,7 +437,7 @@ impl Shard {
 
     /// Gives a free server to whoever has waited longest, or puts it down.
     #[inline]
-    pub(crate) fn offer(self: &Rc<Shard>, mut lease: Lease, now: Instant) {
+    pub(crate) fn offer(self: &Rc<Shard>, mut lease: Lease, now: Moment) {
         self.busy_since_probe.set(true);
         if lease.expires_at.is_some_and(|at| at <= now)
             || lease.is_outdated()
@@ -449,7 +449,7 @@ impl Shard {
             self.demand(now);
             return;
         }
-        let own = self.line.borrow().front().map(|seat| micros(seat.arrival()));
+        let own = self.line.borrow().front().map(|seat| seat.arrival().micros());
         if let Some(own) = own {
             if self.pool.others_waiting(self.worker) != 0
                 && let Some((other, arrival)) = self.pool.oldest_elsewhere(self.worker)
@@ -479,8 +479,8 @@ impl Shard {
     }
 
     /// Whether another worker's first in line has waited so much longer than ours that it is to have the server.
-    fn should_give(&self, other: usize, arrival: u64, own: u64, now: Instant) -> bool {
-        let (now_us, own_wait) = (micros(now), micros(now).saturating_sub(own));
+    fn should_give(&self, other: usize, arrival: u64, own: u64, now: Moment) -> bool {
+        let (now_us, own_wait) = (now.micros(), now.micros().saturating_sub(own));
         let wait = now_us.saturating_sub(arrival);
         if self.pool.branches[other].idle.status().size == 0 {
             return wait > own_wait + own_wait / 4 + 1_000;
@@ -496,10 +496,10 @@ impl Shard {
 
     /// Hands an idle server of this worker to another's first in line, if it cannot count on one of its own. Else it
     /// takes one over itself when it has waited for long enough.
-    fn share(self: &Rc<Shard>, now: Instant) {
+    fn share(self: &Rc<Shard>, now: Moment) {
         if let Some((other, arrival)) = self.pool.oldest_elsewhere(self.worker)
             && (self.pool.branches[other].idle.status().size == 0
-                || micros(now).saturating_sub(arrival) >= PATIENCE.as_micros() as u64)
+                || now.micros().saturating_sub(arrival) >= PATIENCE.as_micros() as u64)
             && let Ok(object) = self.pool.branches[self.worker].idle.try_get()
         {
             self.hand_over(Lease::new(object, self.clone()), other);
@@ -533,7 +533,7 @@ impl Shard {
 
     pub(crate) fn publish(&self) {
         let line = self.line.borrow();
-        let oldest = line.front().map(|seat| micros(seat.arrival()));
+        let oldest = line.front().map(|seat| seat.arrival().micros());
         self.pool.publish_line(self.worker, oldest, line.len());
     }
 

@@ -2,14 +2,14 @@
 //!
 //! Deadlines live here and not in timers of their own, so that a transaction arms none.
 
+use crate::moment::Moment;
 use crate::pool::keeper::Job;
 use crate::pool::{CheckoutError, Lease, Shard};
 use std::rc::Rc;
 use std::task::{Context, Waker};
-use std::time::Instant;
 
 /// Looks after one shard.
-pub fn sweep(shard: &Rc<Shard>, now: Instant) {
+pub fn sweep(shard: &Rc<Shard>, now: Moment) {
     refuse_late(shard, now);
     look_at_idle(shard, now);
     shard.demand(now);
@@ -21,7 +21,7 @@ pub fn sweep(shard: &Rc<Shard>, now: Instant) {
 }
 
 /// Refuses those in line whose time is up.
-fn refuse_late(shard: &Rc<Shard>, now: Instant) {
+fn refuse_late(shard: &Rc<Shard>, now: Moment) {
     if shard.line.borrow().is_empty() {
         return;
     }
@@ -44,7 +44,7 @@ fn refuse_late(shard: &Rc<Shard>, now: Instant) {
 }
 
 /// Takes each idle server in hand: closes the dead, the old and the superfluous, checks those that were long idle.
-fn look_at_idle(shard: &Rc<Shard>, now: Instant) {
+fn look_at_idle(shard: &Rc<Shard>, now: Moment) {
     let policy = shard.policy();
     let idle = &shard.pool.branches[shard.worker].idle;
     let mut leases: Vec<Lease> =
@@ -88,7 +88,7 @@ fn look_at_idle(shard: &Rc<Shard>, now: Instant) {
 }
 
 /// Opens the reserve for a line that has stood too long.
-fn call_reserve(shard: &Rc<Shard>, now: Instant) {
+fn call_reserve(shard: &Rc<Shard>, now: Moment) {
     let policy = shard.policy();
     let (Some(limit), true) = (policy.reserve_timeout, policy.reserve > 0) else { return };
     let overdue = shard
@@ -103,7 +103,7 @@ fn call_reserve(shard: &Rc<Shard>, now: Instant) {
 }
 
 /// Keeps `min_pool_size` servers open. One worker does it, so that no two do it at once.
-fn keep_minimum(shard: &Rc<Shard>, now: Instant) {
+fn keep_minimum(shard: &Rc<Shard>, now: Moment) {
     let minimum = shard.with_policy(|policy| policy.min_size);
     if minimum > 0 && shard.pool.is_kept_by(shard.worker) && !shard.pool.is_retired() {
         let missing = minimum.saturating_sub(shard.pool.size.count());

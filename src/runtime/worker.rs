@@ -3,6 +3,7 @@
 use crate::client::context::{CancelRequest, Process, Report};
 use crate::client::{self, Context};
 use crate::config::Config;
+use crate::moment::Moment;
 use crate::net::stream::{Address, Detached};
 use crate::net::{Buffers, Socket, Stream};
 use crate::pool::registry::{Parcel, Registry, jobs};
@@ -14,7 +15,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
@@ -108,7 +109,6 @@ async fn run(seed: Seed) {
         worker: number,
         config: RefCell::new(config),
         buffers: Buffers::default(),
-        spares: RefCell::default(),
         shards: Shards::new(registry, number, jobs, siblings),
         process,
         clients: RefCell::default(),
@@ -125,7 +125,7 @@ async fn run(seed: Seed) {
                 Some(Command::Cancel(request)) => context.cancel(request),
                 Some(Command::Reload(config)) => reload(&context, config),
                 Some(Command::Report(answer)) => drop(answer.send(context.report())),
-                Some(Command::Stir(_done)) => context.shards.stir(Instant::now()),
+                Some(Command::Stir(_done)) => context.shards.stir(Moment::now()),
                 Some(Command::Kill(database, _done)) => context.kill(database.as_deref()),
                 Some(Command::KillClient(id, answer)) => drop(answer.send(context.kill_client(id))),
                 Some(Command::Drain) => {
@@ -134,9 +134,9 @@ async fn run(seed: Seed) {
                 }
                 Some(Command::Stop) | None => break,
             },
-            Some(parcel) = parcels.recv() => context.shards.receive(parcel, Instant::now()),
+            Some(parcel) = parcels.recv() => context.shards.receive(parcel, Moment::now()),
             _ = sweep.tick() => {
-                let now = Instant::now();
+                let now = Moment::now();
                 context.shards.sweep(now);
                 context.sweep_clients(now);
                 context.buffers.trim();
@@ -147,7 +147,7 @@ async fn run(seed: Seed) {
 }
 
 fn welcome(context: &Rc<Context>, stream: Detached, peer: Address) {
-    let mut stream = Stream::Plain(Socket::Away(stream));
+    let mut stream = Stream::Plain(Socket::from(stream));
     match stream.attach() {
         Ok(()) => {
             tokio::task::spawn_local(client::serve(context.clone(), stream, peer));

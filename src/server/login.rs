@@ -7,6 +7,7 @@ use crate::auth::{AuthError, md5, scram_client::ClientStart};
 use crate::config::secret::Password;
 use crate::config::tls::ServerTls;
 use crate::config::{Host, PasswordSource, Secret, Tcp};
+use crate::moment::Moment;
 use crate::net::Stream;
 use crate::protocol::{TxStatus, frontend};
 use crate::server::open::{Means, Route, Way, depends_on_tls, open};
@@ -15,7 +16,7 @@ use crate::server::{BackendKey, Prepared, Reader, Server, ServerError, ready_sta
 use crate::session::{Reported, Settings};
 use bytes::{Buf, BytesMut};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::time::timeout;
 
 /// Where a pool's servers are, and as whom pgvalet logs in to them.
@@ -104,7 +105,7 @@ async fn log_in(
         password::forget(target);
     }
     authenticated?;
-    let now = Instant::now();
+    let now = Moment::now();
     let mut server = Server {
         stream,
         owed: Default::default(),

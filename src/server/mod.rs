@@ -14,6 +14,7 @@ mod password;
 
 pub use error::ServerError;
 
+use crate::moment::Moment;
 use crate::net::Stream;
 use crate::protocol::frame::HEADER;
 use crate::protocol::{ErrorFields, Header, TxStatus, backend, frontend};
@@ -26,7 +27,6 @@ use bytes::{Buf, BytesMut};
 use lru::LruCache;
 use std::io;
 use std::sync::Arc;
-use std::time::Instant;
 
 /// Longest reply, in bytes, to a statement of pgvalet's own.
 const MAX_OWN_REPLY: usize = 256 << 20;
@@ -64,13 +64,13 @@ pub struct Server {
     /// Cancel requests on their way to it.
     pub cancels: Arc<CancelGate>,
     /// When it logged in.
-    pub connected_at: Instant,
+    pub connected_at: Moment,
     /// When it is to be closed for its age.
-    pub expires_at: Option<Instant>,
+    pub expires_at: Option<Moment>,
     /// When it last came back from a client, or was last checked.
-    pub idle_since: Instant,
+    pub idle_since: Moment,
     /// When it was last seen alive.
-    pub checked_at: Instant,
+    pub checked_at: Moment,
 }
 
 /// The statements prepared on a server, by id.

@@ -28,6 +28,17 @@ pub enum Verdict {
     Violation,
 }
 
+/// Which messages, if they come now, are the client's and change nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Results {
+    /// None for certain.
+    None,
+    /// DataRow and CopyData.
+    Rows,
+    /// These, RowDescription and CommandComplete.
+    All,
+}
+
 /// The queue.
 #[derive(Debug, Default)]
 pub struct OwedQueue {
@@ -360,19 +371,20 @@ impl OwedQueue {
         shape
     }
 
-    /// Judges a reply other than ErrorResponse and ReadyForQuery, by its tag.
-    #[inline(always)]
-    pub fn reply(&mut self, tag: u8) -> Verdict {
-        let is_result = match self.queue.front() {
-            Some(Owed::Query(_)) => matches!(tag, b'T' | b'D' | b'C') && !self.answered,
-            Some(Owed::Execute) => tag == b'D',
-            _ => false,
-        };
-        // Most replies are these, and change nothing.
-        if is_result && self.copy == CopyIn::None { Verdict::Forward } else { self.other_reply(tag) }
+    /// What [`OwedQueue::reply`] would say of the parts of a result.
+    #[inline]
+    #[must_use]
+    pub fn results(&self) -> Results {
+        match self.queue.front() {
+            _ if self.copy != CopyIn::None => Results::None,
+            Some(Owed::Query(_)) if !self.answered => Results::All,
+            Some(Owed::Execute) => Results::Rows,
+            _ => Results::None,
+        }
     }
 
-    fn other_reply(&mut self, tag: u8) -> Verdict {
+    /// Judges a reply other than ErrorResponse and ReadyForQuery, by its tag.
+    pub fn reply(&mut self, tag: u8) -> Verdict {
         let Some(head) = self.queue.front() else { return Verdict::Violation };
         let (fits, ends) = match (head, tag) {
             (

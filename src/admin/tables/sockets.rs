@@ -8,6 +8,7 @@ use crate::admin::{Admin, CONSOLE};
 use crate::client::ClientInfo;
 use crate::client::cell::Activity;
 use crate::client::context::Report;
+use crate::moment::Moment;
 use crate::net::stream::Address;
 use crate::pool::roster::Entry;
 use crate::pool::{Duty, Pool};
@@ -15,7 +16,7 @@ use crate::routing::ADMIN_DATABASES;
 use Type::{Int4, Text};
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 /// The columns of CLIENTS and SERVERS, and behind them those of SOCKETS.
 const ALL: &[Column] = &[
@@ -117,7 +118,7 @@ impl Admin {
 
     /// Clients and servers, in the order in which they came.
     fn all_sockets(&self, reports: &[Report]) -> Vec<Socket> {
-        let (now, clock) = (Instant::now(), SystemTime::now());
+        let (now, clock) = (Moment::now(), SystemTime::now());
         let mut servers = Vec::new();
         for pool in self.registry.all_pools() {
             servers.extend(pool.roster().entries().iter().map(|entry| server(&pool, entry, now, clock)));
@@ -244,7 +245,7 @@ fn client(info: &ClientInfo, link: Option<u32>, clock: SystemTime) -> Socket {
     }
 }
 
-fn server(pool: &Pool, entry: &Arc<Entry>, now: Instant, clock: SystemTime) -> Socket {
+fn server(pool: &Pool, entry: &Arc<Entry>, now: Moment, clock: SystemTime) -> Socket {
     let state = match entry.duty() {
         _ if entry.cancels() > 0 => "being_canceled",
         Duty::Idle => "idle",

@@ -104,7 +104,7 @@ impl TlsStream {
     }
 
     /// See [`crate::net::Stream::poll_read_ready`].
-    pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub fn poll_read_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.readable > 0 || self.ended || !self.backlog.is_empty() {
             return Poll::Ready(Ok(()));
         }
@@ -296,7 +296,7 @@ mod tests {
         let offer = accepting.make().unwrap().unwrap();
         let demand = ServerTls::default().make().unwrap().unwrap();
         let (near, far) = UnixStream::pair().unwrap();
-        let (near, mut far) = (Socket::Unix(near), Socket::Unix(far));
+        let (near, mut far) = (Socket::from(near), Socket::from(far));
         let accepted = async {
             let mut request = [0; 8];
             assert_eq!(poll_fn(|cx| far.poll_read(cx, &mut request)).await.unwrap(), 8);
@@ -309,7 +309,7 @@ mod tests {
         (Stream::Tls(connected), Stream::Tls(Box::new(accepted)))
     }
 
-    fn is_ready(stream: &Stream) -> bool {
+    fn is_ready(stream: &mut Stream) -> bool {
         stream.poll_read_ready(&mut Context::from_waker(Waker::noop())).is_ready()
     }
 
@@ -326,7 +326,7 @@ mod tests {
         let mut some = [0; 10];
         assert_eq!(far.read(&mut some).await.unwrap(), 10);
         let mut rest = Vec::new();
-        while is_ready(&far) {
+        while is_ready(&mut far) {
             let mut chunk = [0; 300];
             match far.try_read(&mut chunk) {
                 Ok(count) => rest.extend_from_slice(&chunk[..count]),
@@ -366,13 +366,13 @@ mod tests {
         at_rest(&mut near, &mut far).await;
         drop(near);
         assert_eq!(far.read(&mut [0; 10]).await.unwrap(), 0);
-        assert!(is_ready(&far));
+        assert!(is_ready(&mut far));
         assert_eq!(far.try_read(&mut [0; 10]).unwrap(), 0);
 
         let (mut near, mut far) = pair().await;
         at_rest(&mut near, &mut far).await;
         let Stream::Tls(stream) = &mut near else { unreachable!("it is TLS") };
-        *stream.socket_mut() = Socket::Closed;
+        *stream.socket_mut() = Socket::CLOSED;
         assert_eq!(far.read(&mut [0; 10]).await.unwrap(), 0);
     }
 

@@ -5,9 +5,18 @@
 
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_gettime};
+use std::cell::Cell;
 use std::num::NonZeroU64;
 use std::ops::{Add, Sub};
 use std::time::Duration;
+
+/// How often one reading of the clock serves before it is read anew.
+const USES: u32 = 8;
+
+thread_local! {
+    /// The last reading of [`Moment::recent`], and how often it may still be used.
+    static RECENT: Cell<(Moment, u32)> = const { Cell::new((Moment(NonZeroU64::MIN), 0)) };
+}
 
 /// A point in time: nanoseconds of the system's monotonic clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,6 +30,24 @@ impl Moment {
         // Every Linux has this clock: the call cannot fail.
         let time = clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap_or(TimeSpec::new(0, 0));
         Moment::at((time.tv_sec() as u64).wrapping_mul(1_000_000_000).wrapping_add(time.tv_nsec() as u64))
+    }
+
+    /// A moment ago: the clock is read when the thread has waited since it was last read ([`Moment::has_waited`]), and once
+    /// in a few times else. So what it tells is late only while there is always something to do, by a few transactions.
+    #[inline]
+    #[must_use]
+    pub fn recent() -> Moment {
+        RECENT.with(|recent| {
+            let (moment, uses) = recent.get();
+            let (moment, uses) = if uses > 0 { (moment, uses) } else { (Moment::now(), USES) };
+            recent.set((moment, uses - 1));
+            moment
+        })
+    }
+
+    /// Says that the thread has waited: time has passed.
+    pub fn has_waited() {
+        RECENT.with(|recent| recent.set((recent.get().0, 0)));
     }
 
     /// Microseconds since a point in the past that is the same for the whole process; never 0.
@@ -97,6 +124,19 @@ mod tests {
         assert_eq!(now.checked_sub(Duration::MAX), None);
         assert!(now + Duration::MAX > later);
         assert!(Moment::now() >= now);
+    }
+
+    #[test]
+    fn the_recent_moment_is_now_after_a_wait_and_after_a_few_uses() {
+        Moment::has_waited();
+        let now = Moment::now();
+        let first = Moment::recent();
+        assert!(first >= now);
+        assert!((1..USES).all(|_| Moment::recent() == first));
+        assert!(Moment::recent() > first);
+        let last = Moment::recent();
+        Moment::has_waited();
+        assert!(Moment::recent() > last);
     }
 
     #[test]

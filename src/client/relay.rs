@@ -224,10 +224,7 @@ impl Relay {
             return Ok(progress);
         }
         let size = if self.full_reads.1 >= 2 { LARGE } else { SMALL };
-        self.context.buffers.equip(&mut self.from_server, size);
-        let space = self.from_server.space();
-        let room = space.len();
-        match lease.stream.poll_read(cx, space) {
+        match lease.stream.poll_fill(cx, &mut self.from_server, &self.context.buffers, size) {
             Poll::Pending => {
                 self.server_dry = true;
                 self.full_reads.1 = 0;
@@ -235,9 +232,9 @@ impl Relay {
             }
             Poll::Ready(Ok(0)) => self.server_lost(ServerError::Closed).map(|()| true),
             Poll::Ready(Err(error)) => self.server_lost(error.into()).map(|()| true),
-            Poll::Ready(Ok(count)) => {
-                self.full_reads.1 = if count == room { self.full_reads.1.saturating_add(1) } else { 0 };
-                self.from_server.filled(count);
+            Poll::Ready(Ok(_)) => {
+                self.full_reads.1 =
+                    if self.from_server.is_full() { self.full_reads.1.saturating_add(1) } else { 0 };
                 self.scan_server()?;
                 Ok(true)
             }
@@ -294,13 +291,13 @@ impl Relay {
             }
         }
         let size = if self.full_reads.0 >= 2 { LARGE } else { SMALL };
-        self.context.buffers.equip(&mut self.from_client, size);
-        let space = self.from_client.space();
-        let room = space.len();
-        if room == 0 {
-            return Ok(progress);
+        if self.from_client.is_allocated() {
+            self.context.buffers.equip(&mut self.from_client, size);
+            if self.from_client.space().is_empty() {
+                return Ok(progress);
+            }
         }
-        match self.stream.poll_read(cx, space) {
+        match self.stream.poll_fill(cx, &mut self.from_client, &self.context.buffers, size) {
             Poll::Pending => {
                 self.client_dry = true;
                 self.full_reads.0 = 0;
@@ -313,8 +310,8 @@ impl Relay {
             }
             Poll::Ready(Err(error)) => Err(End::Io(error)),
             Poll::Ready(Ok(count)) => {
-                self.full_reads.0 = if count == room { self.full_reads.0.saturating_add(1) } else { 0 };
-                self.from_client.filled(count);
+                self.full_reads.0 =
+                    if self.from_client.is_full() { self.full_reads.0.saturating_add(1) } else { 0 };
                 self.shard.counters().received.add(count as u64);
                 if !in_line {
                     self.scan_client(cx)?;
@@ -348,7 +345,7 @@ impl Relay {
             self.fail_request(&error)?;
             return Ok(true);
         }
-        let now = Moment::now();
+        let now = Moment::recent();
         let waited = self.cell.seat.is_waiting();
         let limit = self.cell.limits.get().query_wait_timeout;
         loop {
@@ -465,7 +462,7 @@ impl Relay {
                 .hint("Use pool_mode = \"transaction\" for this database.");
                 return Err(End::Fatal(error));
             }
-            self.set_activity(Activity::IdleInTransaction, Moment::now());
+            self.set_activity(Activity::IdleInTransaction, Moment::recent());
             return Ok(());
         }
         if let Some(tag) = self.from_server.bytes().get(self.to_client.cursor()) {
@@ -484,7 +481,7 @@ impl Relay {
         if !self.footprint.union(self.left).is_empty() && self.lingers()? {
             return Ok(());
         }
-        let now = Moment::now();
+        let now = Moment::recent();
         self.set_activity(Activity::Idle, now);
         self.release(now);
         Ok(())
@@ -548,10 +545,7 @@ impl Relay {
             Reset::Auto => {
                 let footprint = self.footprint.union(self.left);
                 // A server that nobody has would end by it.
-                let ends_idle = |lease: &Lease| {
-                    !lease.in_force.is_empty() && lease.in_force.get("idle_session_timeout").is_some()
-                };
-                if self.lease.as_ref().is_some_and(ends_idle) {
+                if self.lease.as_ref().is_some_and(|lease| lease.in_force.ends_idle()) {
                     return ResetPlan::Full;
                 }
                 if footprint.is_stateless() {

@@ -57,7 +57,11 @@ impl Relay {
                 progress = true;
                 continue;
             }
-            let step = if self.lease.is_some() { self.forward_message()? } else { self.local_message()? };
+            let step = match self.lease.is_some() {
+                true if self.pass_batch() => Step::Done,
+                true => self.forward_message()?,
+                false => self.local_message()?,
+            };
             match step {
                 Step::Done => progress = true,
                 Step::NeedMore | Step::NeedReplies => break,
@@ -191,11 +195,47 @@ impl Relay {
         begins_transaction(sql)
     }
 
+    /// Passes on, in one piece, the messages that come behind a Bind as a rule and mean nothing but their answers. Whether
+    /// there were any.
+    #[inline]
+    fn pass_batch(&mut self) -> bool {
+        let is_plain = self.cell.activity() == Activity::Active
+            && self.bound_resets.is_none()
+            && self.resetting.is_none()
+            && self.confirming.is_none()
+            && self.survey.is_none()
+            && !self.asked_for_replies;
+        let Some(lease) = self.lease.as_mut().filter(|lease| is_plain && lease.owed.is_plain()) else {
+            return false;
+        };
+        let input = &self.from_client.bytes()[self.to_server.cursor()..];
+        let mut passed = 0;
+        while let Some(rest) = input.get(passed..)
+            && let Ok(Some(header)) = Header::parse(rest)
+            && rest.len() >= header.total()
+            && header.check_frontend().is_ok()
+        {
+            let owed = match (header.tag, rest.get(HEADER)) {
+                (b'E', _) => Owed::Execute,
+                (b'D', Some(b'P')) => Owed::DescribePortal,
+                (b'S', _) if header.body == 0 => Owed::Sync,
+                _ => break,
+            };
+            let _ = lease.owed.push(owed);
+            passed += header.total();
+        }
+        if passed > 0 {
+            self.is_unused = false;
+            self.to_server.forward(&mut self.from_client, passed);
+        }
+        passed > 0
+    }
+
     /// A message of a client that has a server.
     fn forward_message(&mut self) -> Result<Step, End> {
         let Some(header) = self.header()? else { return Ok(Step::NeedMore) };
         if matches!(self.cell.activity(), Activity::Idle | Activity::IdleInTransaction | Activity::Pinned) {
-            self.set_activity(Activity::Active, Moment::now());
+            self.set_activity(Activity::Active, Moment::recent());
             self.is_surveyed = false;
         }
         if self.is_held() {
@@ -283,8 +323,7 @@ impl Relay {
                     return Ok(Step::NeedReplies);
                 }
                 let resets = self.query_resets(header);
-                if !resets.is_empty() && self.lease.as_ref().is_some_and(|lease| lease.owed.boundaries() > 0)
-                {
+                if resets.is_some() && self.lease.as_ref().is_some_and(|lease| lease.owed.boundaries() > 0) {
                     return Ok(Step::NeedReplies);
                 }
                 let unnamed = self.statements.set(b"", None);
@@ -294,7 +333,7 @@ impl Relay {
                 }
                 let _ = self.sql_names.sent();
                 self.owe(Owed::Query(unnamed.map(Box::new)));
-                if !resets.is_empty() {
+                if let Some(resets) = resets {
                     self.begin_reset(resets);
                 }
             }
@@ -432,6 +471,9 @@ impl Relay {
                 }
             })
         };
+        if found.is_empty() {
+            return true;
+        }
         if found.contains(Footprint::STATEMENTS) {
             let sql = frontend::read_query(&self.input()[..header.total()]).to_vec();
             return self.judge_names(&sql, found, true);
@@ -447,12 +489,13 @@ impl Relay {
 
     /// What a Query that was just judged resets of what the client logged in with.
     #[inline]
-    fn query_resets(&self, header: Header) -> Resets {
+    fn query_resets(&self, header: Header) -> Option<Resets> {
         let input = self.input();
         if self.startup.is_empty() || !self.footprint.can_set() || input.len() < header.total() {
-            return Resets::default();
+            return None;
         }
-        self.resets_of(frontend::read_query(&input[..header.total()]), self.footprint)
+        let resets = self.resets_of(frontend::read_query(&input[..header.total()]), self.footprint);
+        (!resets.is_empty()).then_some(resets)
     }
 
     /// The rest of the judgement of a text that concerns statements of SQL's.
@@ -479,6 +522,9 @@ impl Relay {
             true => classify(statement.text(), facts, true),
             false => statement.footprint(generation, |sql| classify(sql, facts, false)),
         });
+        if found.is_empty() {
+            return true;
+        }
         if found.contains(Footprint::STATEMENTS) {
             return self.judge_names(statement.text(), found, false);
         }

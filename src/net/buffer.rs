@@ -59,6 +59,13 @@ impl Buffer {
         self.data.len()
     }
 
+    /// Whether there is no free space behind what it holds.
+    #[inline]
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.end == self.data.len()
+    }
+
     /// Drops the first `count` bytes.
     #[inline]
     pub fn advance(&mut self, count: usize) {

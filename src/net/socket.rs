@@ -5,6 +5,7 @@
 //! no second entry into the list of those who wait for the socket. Short reads and writes clear the readiness, which spares
 //! the call that would only return `EAGAIN`.
 
+use crate::net::{Buffer, Buffers};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 use std::io::{self, IoSlice, Read};
@@ -92,12 +93,44 @@ impl Socket {
     /// Reads into `into`; `Ok(0)` is the end of the stream.
     #[inline]
     pub fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        self.poll_receive(cx, |fd| {
+            let (count, _) = rustix::net::recv(fd, &mut *into, RecvFlags::empty())?;
+            Ok((count, into.len()))
+        })
+    }
+
+    /// Reads into the free space of `buffer`, which is given at least `size` bytes when there is something to read; returns
+    /// how many bytes came.
+    #[inline]
+    pub fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut Buffer,
+        buffers: &Buffers,
+        size: usize,
+    ) -> Poll<io::Result<usize>> {
+        self.poll_receive(cx, |fd| {
+            buffers.equip(buffer, size);
+            let space = buffer.space();
+            let wanted = space.len();
+            let (count, _) = rustix::net::recv(fd, space, RecvFlags::empty())?;
+            buffer.filled(count);
+            Ok((count, wanted))
+        })
+    }
+
+    #[inline]
+    fn poll_receive(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut call: impl FnMut(BorrowedFd<'_>) -> Result<(usize, usize), Errno>,
+    ) -> Poll<io::Result<usize>> {
         // Emptied and not waited for since: what is to be done first is to wait.
         if self.is_drained && self.awaited_by == 0 {
             ready!(self.await_readable(cx))?;
         }
         loop {
-            if let Some(outcome) = self.receive(into) {
+            if let Some(outcome) = self.receive(&mut call) {
                 return Poll::Ready(outcome.map_err(io::Error::from));
             }
             ready!(self.await_readable(cx))?;
@@ -144,10 +177,11 @@ impl Socket {
 
     /// Reads what is there, if the runtime knows that something is; `None` if not.
     #[inline]
-    fn receive(&mut self, into: &mut [u8]) -> Option<Result<usize, Errno>> {
-        let Attempt { outcome, is_exhausted } = self.attempt(Interest::READABLE, into.len(), |fd| {
-            rustix::net::recv(fd, &mut *into, RecvFlags::empty()).map(|(count, _)| count)
-        });
+    fn receive(
+        &mut self,
+        call: impl FnMut(BorrowedFd<'_>) -> Result<(usize, usize), Errno>,
+    ) -> Option<Result<usize, Errno>> {
+        let Attempt { outcome, is_exhausted } = self.attempt(Interest::READABLE, call);
         if is_exhausted.is_some() {
             // Whoever waited has been woken, and has to wait anew.
             self.awaited_by = 0;
@@ -159,18 +193,18 @@ impl Socket {
     /// Writes what the kernel takes, if the runtime knows that it takes something; `None` if not.
     #[inline]
     fn transmit(&self, from: &[u8]) -> Option<Result<usize, Errno>> {
-        self.attempt(Interest::WRITABLE, from.len(), |fd| rustix::net::send(fd, from, SendFlags::NOSIGNAL))
-            .outcome
+        let call = |fd: BorrowedFd<'_>| Ok((rustix::net::send(fd, from, SendFlags::NOSIGNAL)?, from.len()));
+        self.attempt(Interest::WRITABLE, call).outcome
     }
 
-    /// Makes a system call on up to `wanted` bytes, if the runtime knows that it can do something. When the kernel had, or
-    /// took, less, the runtime is told that there is no more, without the call that would only return `EAGAIN`.
+    /// Makes a system call, which tells how many bytes it moved of how many it could have, if the runtime knows that it can
+    /// do something. When the kernel had, or took, less, the runtime is told that there is no more, without the call that
+    /// would only return `EAGAIN`.
     #[inline]
     fn attempt(
         &self,
         interest: Interest,
-        wanted: usize,
-        mut call: impl FnMut(BorrowedFd<'_>) -> Result<usize, Errno>,
+        mut call: impl FnMut(BorrowedFd<'_>) -> Result<(usize, usize), Errno>,
     ) -> Attempt {
         let mut attempt = Attempt { outcome: None, is_exhausted: None };
         let mut work = |fd: BorrowedFd<'_>| {
@@ -181,11 +215,11 @@ impl Socket {
                 }
             };
             let is_exhausted = match outcome {
-                Ok(count) => count > 0 && count < wanted,
+                Ok((count, wanted)) => count > 0 && count < wanted,
                 Err(error) => error == Errno::AGAIN,
             };
             attempt.is_exhausted = Some(is_exhausted);
-            attempt.outcome = (outcome != Err(Errno::AGAIN)).then_some(outcome);
+            attempt.outcome = (outcome != Err(Errno::AGAIN)).then_some(outcome.map(|(count, _)| count));
             if is_exhausted { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
         };
         // What is not told by the attempt is only that nothing can be done now.
@@ -211,7 +245,12 @@ impl Socket {
         match &mut self.kind {
             Kind::Away(Detached::Tcp(stream)) => stream.read(into),
             Kind::Away(Detached::Unix(stream)) => stream.read(into),
-            _ => self.receive(into).map_or_else(would_block, |outcome| outcome.map_err(io::Error::from)),
+            _ => self
+                .receive(|fd| {
+                    let (count, _) = rustix::net::recv(fd, &mut *into, RecvFlags::empty())?;
+                    Ok((count, into.len()))
+                })
+                .map_or_else(would_block, |outcome| outcome.map_err(io::Error::from)),
         }
     }
 

@@ -6,9 +6,10 @@
 use crate::net::socket::Socket;
 use crate::net::tls::TlsStream;
 use crate::net::tls::certificate::end_point;
+use crate::net::{Buffer, Buffers};
 use std::future::poll_fn;
 use std::io;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 pub use crate::net::socket::{Address, Detached};
 
@@ -28,6 +29,27 @@ impl Stream {
         match self {
             Stream::Plain(socket) => socket.poll_read(cx, into),
             Stream::Tls(stream) => stream.poll_read(cx, into),
+        }
+    }
+
+    /// Reads into the free space of `buffer`, which is given at least `size` bytes when there is something to read; returns
+    /// how many bytes came. `Ok(0)` is the end of the stream, if the buffer had space.
+    #[inline]
+    pub fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut Buffer,
+        buffers: &Buffers,
+        size: usize,
+    ) -> Poll<io::Result<usize>> {
+        match self {
+            Stream::Plain(socket) => socket.poll_fill(cx, buffer, buffers, size),
+            Stream::Tls(stream) => {
+                buffers.equip(buffer, size);
+                let count = ready!(stream.poll_read(cx, buffer.space()))?;
+                buffer.filled(count);
+                Poll::Ready(Ok(count))
+            }
         }
     }
 

@@ -91,6 +91,7 @@ pub fn start(seed: Seed) -> io::Result<JoinHandle<()>> {
     let runtime = || {
         Builder::new_current_thread()
             .enable_all()
+            .on_thread_unpark(Moment::has_waited)
             .thread_name("blocking")
             .max_blocking_threads(4)
             .build_local(LocalOptions::default())

@@ -70,6 +70,18 @@ impl OwedQueue {
     /// because it is skipping to a Sync.
     #[inline]
     pub fn push(&mut self, owed: Owed) -> Option<Owed> {
+        if let Owed::Bind | Owed::DescribePortal | Owed::Execute = owed
+            && !self.skipping
+        {
+            self.unsynced = true;
+            self.counts.add_skipping();
+            self.queue.push_back(owed);
+            return None;
+        }
+        self.push_other(owed)
+    }
+
+    fn push_other(&mut self, owed: Owed) -> Option<Owed> {
         match owed {
             Owed::Sync => {
                 if self.copy == CopyIn::Open {
@@ -172,6 +184,13 @@ impl OwedQueue {
     #[must_use]
     pub fn is_answered(&self) -> bool {
         self.answered && matches!(self.queue.front(), Some(Owed::Query(_)))
+    }
+
+    /// Whether all that may come of a Describe, an Execute or a Sync is its answer.
+    #[inline]
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        !self.skipping && self.copy == CopyIn::None
     }
 
     /// Whether the server ignores everything up to a Sync that has not been sent yet.
@@ -384,7 +403,24 @@ impl OwedQueue {
     }
 
     /// Judges a reply other than ErrorResponse and ReadyForQuery, by its tag.
+    #[inline]
     pub fn reply(&mut self, tag: u8) -> Verdict {
+        let is_usual = matches!(
+            (self.queue.front(), tag),
+            (Some(Owed::Bind), b'2')
+                | (Some(Owed::DescribePortal), b'T' | b'n')
+                | (Some(Owed::Execute), b'C')
+        );
+        if !is_usual || self.copy != CopyIn::None {
+            return self.other_reply(tag);
+        }
+        self.queue.pop_front();
+        self.counts.remove_skipping();
+        self.drop_stale_copy();
+        Verdict::Forward
+    }
+
+    fn other_reply(&mut self, tag: u8) -> Verdict {
         let Some(head) = self.queue.front() else { return Verdict::Violation };
         let (fits, ends) = match (head, tag) {
             (

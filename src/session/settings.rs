@@ -59,6 +59,8 @@ pub fn is_refusable(name: &str) -> bool {
     REFUSABLE.contains(&name) || name.starts_with("pl") && name.contains('.')
 }
 
+/// The setting by which PostgreSQL ends a session that is idle for too long.
+const IDLE_TIMEOUT: &str = "idle_session_timeout";
 /// What `SET ROLE` sets, as a name in [`Settings`].
 pub const ROLE: &str = "role";
 /// What `SET SESSION AUTHORIZATION` sets, as a name in [`Settings`].
@@ -74,6 +76,8 @@ pub fn followed(name: &str) -> Option<&'static str> {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Settings {
     entries: Vec<(Box<str>, Box<str>)>,
+    /// `idle_session_timeout` is among them: it is looked for at the end of every transaction.
+    ends_idle: bool,
 }
 
 impl Settings {
@@ -87,6 +91,7 @@ impl Settings {
     /// Sets `name` to `value`, whatever it was.
     pub fn set(&mut self, name: &str, value: &str) {
         let name = name.to_ascii_lowercase();
+        self.ends_idle |= name == IDLE_TIMEOUT;
         match self.entries.binary_search_by(|(key, _)| (**key).cmp(&name)) {
             Ok(at) => self.entries[at].1 = value.into(),
             Err(at) => self.entries.insert(at, (name.into(), value.into())),
@@ -101,6 +106,14 @@ impl Settings {
     /// Takes `name`, given in lower case, out.
     pub fn unset(&mut self, name: &str) {
         self.entries.retain(|(key, _)| &**key != name);
+        self.ends_idle &= name != IDLE_TIMEOUT;
+    }
+
+    /// Whether a session with these settings can end while nobody uses it.
+    #[inline]
+    #[must_use]
+    pub fn ends_idle(&self) -> bool {
+        self.ends_idle
     }
 
     /// What of it decides how texts are read, with what a server has just reported of that: it can be set for a

@@ -106,6 +106,7 @@ impl OwedQueue {
     }
 
     /// What was sent into a COPY that the server does not know of, or does not any more: it ignores that.
+    #[inline]
     pub(super) fn drop_stale_copy(&mut self) {
         while let Some(Owed::CopyEnd | Owed::CopyData | Owed::CopySync) = self.queue.front() {
             self.take_first();

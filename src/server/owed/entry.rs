@@ -164,6 +164,18 @@ impl Counts {
         }
     }
 
+    /// Counts an entry in that is no boundary, and whose error has the server skip what follows.
+    #[inline]
+    pub(super) fn add_skipping(&mut self) {
+        self.after_sync += 1;
+    }
+
+    /// Counts such an entry out, which is the first.
+    #[inline]
+    pub(super) fn remove_skipping(&mut self) {
+        self.after_sync -= usize::from(self.syncs == 0);
+    }
+
     /// Counts out the first entry.
     #[inline]
     pub(super) fn remove(&mut self, owed: &Owed) {

@@ -9,7 +9,7 @@ use crate::config::Reset;
 use crate::protocol::frame::HEADER;
 use crate::protocol::{ErrorFields, Header, TxStatus, backend};
 use crate::server::ServerError;
-use crate::server::owed::{Owed, OwedQueue, Purpose, Results, Verdict};
+use crate::server::owed::{Owed, OwedQueue, Purpose, Verdict};
 use crate::session::settings::followed;
 use crate::session::statements::{CHANGED_NAME, SERVER_PREFIX, UNKNOWN_PREFIX};
 use crate::session::{Reported, ResultShape, Settings};
@@ -26,7 +26,7 @@ impl Relay {
             if self.reply != Body::None {
                 self.continue_reply();
             } else {
-                self.pass_results();
+                self.pass_usual();
             }
             let input = &self.from_server.bytes()[self.to_client.cursor()..];
             if input.is_empty() {
@@ -153,22 +153,18 @@ impl Relay {
         self.settle()
     }
 
-    /// Passes on, in one piece, the whole messages that are just a part of a result.
+    /// Passes on, in one piece, the whole messages that concern nobody but the client.
     #[inline]
-    fn pass_results(&mut self) {
-        let Some(results) = self.lease.as_ref().map(|lease| lease.owed.results()) else { return };
+    fn pass_usual(&mut self) {
+        let Some(lease) = &mut self.lease else { return };
         let input = &self.from_server.bytes()[self.to_client.cursor()..];
         let mut passed = 0;
         while let Some(rest) = input.get(passed..)
             && let Ok(Some(header)) = Header::parse(rest)
             && rest.len() >= header.total()
-            && match header.tag {
-                b'D' | b'd' => results != Results::None,
-                b'T' => results == Results::All,
-                // Some tags that begin with it change what the server has.
-                b'C' => results == Results::All && rest.get(HEADER) != Some(&b'D'),
-                _ => false,
-            }
+            // Some commands whose tags begin with D change what the server has.
+            && (header.tag != b'C' || rest.get(HEADER) != Some(&b'D'))
+            && lease.owed.take_usual(header.tag)
         {
             passed += header.total();
         }

@@ -21,12 +21,15 @@ use tokio::net::{TcpStream, UnixStream};
 #[derive(Debug)]
 pub struct Socket {
     kind: Kind,
-    /// The task that is woken when there is something to read, as its waker's address; 0: none. As long as a waker is
-    /// with the runtime its task is in memory, so no other task can have the same address.
+    /// The task that is woken when there is something to read, as its waker's address. As long as a waker is with the
+    /// runtime its task is in memory, so no other task can have the same address. [`UNKNOWN`] and [`DRAINED`]: none.
     awaited_by: usize,
-    /// The last read took all that there was.
-    is_drained: bool,
 }
+
+/// Nobody is known to wait for something to read.
+const UNKNOWN: usize = 0;
+/// Nobody waits since the last read, which took all that there was. No waker has this address.
+const DRAINED: usize = 1;
 
 /// What a system call came to.
 struct Attempt {
@@ -88,7 +91,7 @@ impl Address {
 
 impl Socket {
     /// A socket that is given up.
-    pub const CLOSED: Socket = Socket { kind: Kind::Closed, awaited_by: 0, is_drained: false };
+    pub const CLOSED: Socket = Socket { kind: Kind::Closed, awaited_by: UNKNOWN };
 
     /// Reads into `into`; `Ok(0)` is the end of the stream.
     #[inline]
@@ -126,7 +129,7 @@ impl Socket {
         mut call: impl FnMut(BorrowedFd<'_>) -> Result<(usize, usize), Errno>,
     ) -> Poll<io::Result<usize>> {
         // Emptied and not waited for since: what is to be done first is to wait.
-        if self.is_drained && self.awaited_by == 0 {
+        if self.awaited_by == DRAINED {
             ready!(self.await_readable(cx))?;
         }
         loop {
@@ -155,7 +158,7 @@ impl Socket {
     /// Whether a read could return something; makes no system call.
     #[inline]
     pub fn poll_read_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.awaited_by = 0;
+        self.awaited_by = UNKNOWN;
         self.await_readable(cx)
     }
 
@@ -163,7 +166,7 @@ impl Socket {
     #[inline]
     fn await_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let task = cx.waker().data().addr();
-        if self.awaited_by == task && task != 0 {
+        if self.awaited_by == task && task > DRAINED {
             return Poll::Pending;
         }
         let outcome = match &self.kind {
@@ -171,7 +174,7 @@ impl Socket {
             Kind::Unix(stream) => stream.poll_read_ready(cx),
             Kind::Away(_) | Kind::Closed => Poll::Ready(Err(not_connected())),
         };
-        self.awaited_by = if outcome.is_pending() { task } else { 0 };
+        self.awaited_by = if outcome.is_pending() { task } else { UNKNOWN };
         outcome
     }
 
@@ -182,10 +185,11 @@ impl Socket {
         call: impl FnMut(BorrowedFd<'_>) -> Result<(usize, usize), Errno>,
     ) -> Option<Result<usize, Errno>> {
         let Attempt { outcome, is_exhausted } = self.attempt(Interest::READABLE, call);
-        if is_exhausted.is_some() {
+        match is_exhausted {
+            None => {}
             // Whoever waited has been woken, and has to wait anew.
-            self.awaited_by = 0;
-            self.is_drained = is_exhausted == Some(true);
+            Some(true) => self.awaited_by = DRAINED,
+            Some(false) => self.awaited_by = UNKNOWN,
         }
         outcome
     }
@@ -318,19 +322,19 @@ impl Socket {
 
 impl From<TcpStream> for Socket {
     fn from(stream: TcpStream) -> Socket {
-        Socket { kind: Kind::Tcp(stream), awaited_by: 0, is_drained: false }
+        Socket { kind: Kind::Tcp(stream), awaited_by: UNKNOWN }
     }
 }
 
 impl From<UnixStream> for Socket {
     fn from(stream: UnixStream) -> Socket {
-        Socket { kind: Kind::Unix(stream), awaited_by: 0, is_drained: false }
+        Socket { kind: Kind::Unix(stream), awaited_by: UNKNOWN }
     }
 }
 
 impl From<Detached> for Socket {
     fn from(detached: Detached) -> Socket {
-        Socket { kind: Kind::Away(detached), awaited_by: 0, is_drained: false }
+        Socket { kind: Kind::Away(detached), awaited_by: UNKNOWN }
     }
 }
 

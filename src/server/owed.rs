@@ -28,17 +28,6 @@ pub enum Verdict {
     Violation,
 }
 
-/// Which messages, if they come now, are the client's and change nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Results {
-    /// None for certain.
-    None,
-    /// DataRow and CopyData.
-    Rows,
-    /// These, RowDescription and CommandComplete.
-    All,
-}
-
 /// The queue.
 #[derive(Debug, Default)]
 pub struct OwedQueue {
@@ -390,37 +379,30 @@ impl OwedQueue {
         shape
     }
 
-    /// What [`OwedQueue::reply`] would say of the parts of a result.
+    /// Takes a reply that is the client's and concerns nothing but the queue, if this is one: most are. Else it is to be
+    /// judged by [`OwedQueue::reply`].
     #[inline]
-    #[must_use]
-    pub fn results(&self) -> Results {
-        match self.queue.front() {
-            _ if self.copy != CopyIn::None => Results::None,
-            Some(Owed::Query(_)) if !self.answered => Results::All,
-            Some(Owed::Execute) => Results::Rows,
-            _ => Results::None,
+    pub fn take_usual(&mut self, tag: u8) -> bool {
+        if self.copy != CopyIn::None || self.namings > 0 {
+            return false;
+        }
+        match (self.queue.front(), tag) {
+            (Some(Owed::Query(_)), b'D' | b'T' | b'C' | b'd') => !self.answered,
+            (Some(Owed::Execute), b'D' | b'd') => true,
+            (Some(Owed::Bind), b'2')
+            | (Some(Owed::DescribePortal), b'T' | b'n')
+            | (Some(Owed::Execute), b'C') => {
+                self.queue.pop_front();
+                self.counts.remove_skipping();
+                self.drop_stale_copy();
+                true
+            }
+            _ => false,
         }
     }
 
     /// Judges a reply other than ErrorResponse and ReadyForQuery, by its tag.
-    #[inline]
     pub fn reply(&mut self, tag: u8) -> Verdict {
-        let is_usual = matches!(
-            (self.queue.front(), tag),
-            (Some(Owed::Bind), b'2')
-                | (Some(Owed::DescribePortal), b'T' | b'n')
-                | (Some(Owed::Execute), b'C')
-        );
-        if !is_usual || self.copy != CopyIn::None {
-            return self.other_reply(tag);
-        }
-        self.queue.pop_front();
-        self.counts.remove_skipping();
-        self.drop_stale_copy();
-        Verdict::Forward
-    }
-
-    fn other_reply(&mut self, tag: u8) -> Verdict {
         let Some(head) = self.queue.front() else { return Verdict::Violation };
         let (fits, ends) = match (head, tag) {
             (

@@ -4,7 +4,6 @@
 //! docs/configuration.md, and SHOW CONFIG. A new setting is one entry here and one field in [`General`] (or in
 //! `DatabaseEntry` or `UserEntry` with its resolution in `resolve`).
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -65,55 +64,6 @@ pub(super) struct Setting<T> {
     pub(super) about: About,
     read: fn(&mut T, &Scalar) -> Result<(), String>,
     pub(super) write: fn(&T) -> Option<String>,
-}
-
-/// A database as a file describes it: what is `None` is inherited.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub(super) struct DatabaseEntry {
-    pub(super) dbname: Option<String>,
-    pub(super) host: Option<Vec<Host>>,
-    pub(super) port: Option<u16>,
-    pub(super) user: Option<String>,
-    pub(super) password: Option<Password>,
-    pub(super) password_file: Option<Option<PathBuf>>,
-    pub(super) password_env: Option<String>,
-    pub(super) password_command: Option<String>,
-    pub(super) password_cache_time: Option<Duration>,
-    pub(super) auth_user: Option<String>,
-    pub(super) auth_query: Option<String>,
-    pub(super) auth_dbname: Option<String>,
-    pub(super) connect_query: Option<String>,
-    pub(super) client_encoding: Option<String>,
-    pub(super) datestyle: Option<String>,
-    pub(super) timezone: Option<String>,
-    pub(super) application_name: Option<String>,
-    pub(super) pool_mode: Option<PoolMode>,
-    pub(super) pool_size: Option<Option<u32>>,
-    pub(super) min_pool_size: Option<u32>,
-    pub(super) reserve_pool_size: Option<u32>,
-    pub(super) max_db_connections: Option<Option<u32>>,
-    pub(super) reset: Option<Reset>,
-    pub(super) pin: Option<Pin>,
-    pub(super) max_pinned: Option<Option<u32>>,
-    pub(super) pin_sequences: Option<bool>,
-    pub(super) query_wait_timeout: Option<Option<Duration>>,
-    pub(super) server_lifetime: Option<Option<Duration>>,
-}
-
-/// A user as a file describes it: what is `None` is inherited.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub(super) struct UserEntry {
-    pub(super) password: Option<Password>,
-    pub(super) password_file: Option<Option<PathBuf>>,
-    pub(super) password_env: Option<String>,
-    pub(super) pool_mode: Option<PoolMode>,
-    pub(super) pool_size: Option<Option<u32>>,
-    pub(super) reserve_pool_size: Option<u32>,
-    pub(super) max_user_connections: Option<Option<u32>>,
-    pub(super) query_timeout: Option<Option<Duration>>,
-    pub(super) query_wait_timeout: Option<Option<Duration>>,
-    pub(super) client_idle_timeout: Option<Option<Duration>>,
-    pub(super) idle_transaction_timeout: Option<Option<Duration>>,
 }
 
 /// Reads `scalar` into the setting `key` of `target`.
@@ -182,6 +132,10 @@ macro_rules! setting {
     (@when reload) => { true };
     (@when restart) => { false };
 }
+
+mod entries;
+
+pub(super) use entries::{DATABASE, DatabaseEntry, USER, UserEntry};
 
 /// The general settings: `name: Unit = default / pgbouncer's default`.
 #[rustfmt::skip] // one setting, one paragraph
@@ -345,94 +299,6 @@ pub(super) static GENERAL: &[Setting<General>] = &[
         "Log each client's end, and why."),
     setting!(log_pooler_errors => log.pooler_errors: Flag = "true", reload,
         "Log the errors that pgvalet itself sends to clients."),
-];
-
-/// The settings of a database. An empty default is inherited: from the user, or from the general setting.
-#[rustfmt::skip]
-pub(super) static DATABASE: &[Setting<DatabaseEntry>] = &[
-    setting!(dbname: Maybe<Text> = "", reload,
-        "Name of the database on the server; default: the name that the client asked for."),
-    setting!(host: Maybe<Hosts> = r#""127.0.0.1""#, reload,
-        "Where the server is: a name, an address, the directory of a Unix socket, or several of these, tried in order. Default in a pgbouncer.ini: the Unix socket in `unix_socket_dir`."),
-    setting!(port: Maybe<Port<1>> = "5432", reload,
-        "Port of the server, also in the name of its Unix socket."),
-    setting!(user: Maybe<Text> = "", reload,
-        "A fixed server user: all clients of the database share one pool. Default: each client's own user, with a pool each."),
-    setting!(password: Maybe<Password> = "", reload,
-        "Password of the fixed `user`; default: the one that `[users]` or `auth_file` has for it."),
-    setting!(password_file: Maybe<File> = "", reload,
-        "File that holds the password and nothing else; read at each login to the server."),
-    setting!(password_env: Maybe<Text> = "", reload,
-        "Environment variable that holds the password."),
-    setting!(password_command: Maybe<Text> = "", reload,
-        "Command for the shell that prints the password, such as a token; it finds PGHOST, PGPORT, PGUSER and PGDATABASE in its environment."),
-    setting!(password_cache_time: Maybe<Time> = "", reload,
-        "How long the output of `password_command` is used; default: `\"1min\"`."),
-    setting!(auth_user: Maybe<Text> = "", reload,
-        "Overrides the general `auth_user`."),
-    setting!(auth_query: Maybe<Text> = "", reload,
-        "Overrides the general `auth_query`."),
-    setting!(auth_dbname: Maybe<Text> = "", reload,
-        "Overrides the general `auth_dbname`."),
-    setting!(pool_mode: Maybe<Word<PoolMode>> = "", reload,
-        "Overrides the user's and the general `pool_mode`."),
-    setting!(pool_size: Maybe<Limit> = "", reload,
-        "Overrides the user's `pool_size` and `default_pool_size`."),
-    setting!(min_pool_size: Maybe<Number<0>> = "", reload,
-        "Overrides the general `min_pool_size`."),
-    setting!(reserve_pool_size: Maybe<Number<0>> = "", reload,
-        "Overrides the general `reserve_pool_size`."),
-    setting!(max_db_connections: Maybe<Limit> = "", reload,
-        "Overrides the general `max_db_connections`."),
-    setting!(reset: Maybe<Word<Reset>> = "", reload,
-        "Overrides the general `reset`."),
-    setting!(pin: Maybe<Word<Pin>> = "", reload,
-        "Overrides the general `pin`."),
-    setting!(max_pinned: Maybe<Limit> = "", reload,
-        "Overrides the general `max_pinned`."),
-    setting!(pin_sequences: Maybe<Flag> = "", reload,
-        "Overrides the general `pin_sequences`."),
-    setting!(query_wait_timeout: Maybe<TimeLimit> = "", reload,
-        "Overrides the user's and the general `query_wait_timeout`."),
-    setting!(server_lifetime: Maybe<TimeLimit> = "", reload,
-        "Overrides the general `server_lifetime`."),
-    setting!(connect_query: Maybe<Text> = "", reload,
-        "Statements that a server runs right after its login."),
-    setting!(client_encoding: Maybe<Text> = "", reload,
-        "Setting that servers start with."),
-    setting!(datestyle: Maybe<Text> = "", reload,
-        "Setting that servers start with."),
-    setting!(timezone: Maybe<Text> = "", reload,
-        "Setting that servers start with."),
-    setting!(application_name: Maybe<Text> = "", reload,
-        "Setting that servers start with."),
-];
-
-/// The settings of a user. An empty default is inherited: from the database, or from the general setting.
-#[rustfmt::skip]
-pub(super) static USER: &[Setting<UserEntry>] = &[
-    setting!(password: Maybe<Password> = "", reload,
-        "The user's secret: the password, `md5` and its hash, or a `SCRAM-SHA-256$` verifier as in `pg_authid`."),
-    setting!(password_file: Maybe<File> = "", reload,
-        "File that holds the secret and nothing else; read at start and at each reload."),
-    setting!(password_env: Maybe<Text> = "", reload,
-        "Environment variable that holds the secret."),
-    setting!(pool_mode: Maybe<Word<PoolMode>> = "", reload,
-        "Overrides the general `pool_mode`."),
-    setting!(pool_size: Maybe<Limit> = "", reload,
-        "Overrides `default_pool_size` in databases that have no `pool_size` of their own."),
-    setting!(reserve_pool_size: Maybe<Number<0>> = "", reload,
-        "Overrides the database's and the general `reserve_pool_size`."),
-    setting!(max_user_connections: Maybe<Limit> = "", reload,
-        "Overrides the general `max_user_connections`."),
-    setting!(query_timeout: Maybe<TimeLimit> = "", reload,
-        "Overrides the general `query_timeout`."),
-    setting!(query_wait_timeout: Maybe<TimeLimit> = "", reload,
-        "Overrides the general `query_wait_timeout`."),
-    setting!(client_idle_timeout: Maybe<TimeLimit> = "", reload,
-        "Overrides the general `client_idle_timeout`."),
-    setting!(idle_transaction_timeout: Maybe<TimeLimit> = "", reload,
-        "Overrides the general `idle_transaction_timeout`."),
 ];
 
 /// Something to read the defaults into; nothing of it stays.

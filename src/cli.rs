@@ -12,6 +12,7 @@ use clap::{Parser, Subcommand};
 
 use crate::config::{self, Config};
 use crate::net::tls::current::Source;
+use crate::runtime::{self, Launch, daemon, logging};
 
 /// A transaction-level connection pooler for PostgreSQL.
 #[derive(Debug, Parser)]
@@ -26,9 +27,28 @@ use crate::net::tls::current::Source;
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
-    /// Configuration file, TOML or pgbouncer.ini: run in the foreground with it
+    /// Configuration file, TOML or pgbouncer.ini: run with it
     #[arg(required = true, value_name = "CONFIG")]
     config: Option<PathBuf>,
+    #[command(flatten)]
+    flags: Flags,
+}
+
+/// pgbouncer's flags.
+#[derive(Debug, clap::Args)]
+struct Flags {
+    /// Run in the background (needs pidfile, and logfile or syslog)
+    #[arg(short, long)]
+    daemon: bool,
+    /// Do not log to standard error
+    #[arg(short, long)]
+    quiet: bool,
+    /// Log more; twice for everything
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    verbose: u8,
+    /// Change to this user at the start
+    #[arg(short, long, value_name = "USER")]
+    user: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -51,7 +71,8 @@ Examples:
   pgvalet check config/pgvalet.toml            before a reload
   pgvalet convert pgbouncer.ini > pgvalet.toml
 
-Signals: HUP reloads the configuration; TERM and INT let transactions finish, then end; a second one, or QUIT, ends at once.
+Signals: HUP reloads the configuration; TERM and INT let transactions finish, then end (with a pgbouncer.ini, TERM waits until
+all clients have left); a second one, or QUIT, ends at once; USR1 and USR2 are PAUSE and RESUME.
 Exit codes: 0 ended as asked, 1 wrong configuration or failure, 2 wrong arguments.";
 
 /// Does what the command line asks for.
@@ -72,11 +93,29 @@ fn run_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         (Some(Command::Check { config }), _) => check(&config),
         (Some(Command::Convert { ini }), _) => convert(&ini),
         (None, Some(path)) => match load(&path) {
-            Ok(config) => crate::runtime::run(path, config),
+            Ok(config) => start(path, config, arguments.flags),
             Err(code) => code,
         },
         (None, None) => ExitCode::from(2),
     }
+}
+
+/// Runs with the configuration, or has a daemon do it.
+fn start(path: PathBuf, config: Config, flags: Flags) -> ExitCode {
+    if flags.daemon && !daemon::is_background() {
+        let log = &config.general.log;
+        let lacks = if config.general.pidfile.is_none() {
+            "pidfile"
+        } else if log.file.is_none() && !log.syslog.on {
+            "logfile (or syslog)"
+        } else {
+            return daemon::start();
+        };
+        eprintln!("{}: {lacks}: not set, but --daemon needs it", path.display());
+        return ExitCode::FAILURE;
+    }
+    let log = logging::Asked { quiet: flags.quiet, verbose: flags.verbose.into() };
+    runtime::run(path, config, Launch { log, user: flags.user })
 }
 
 /// Loads the configuration, or prints what is wrong with it.

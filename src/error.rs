@@ -51,6 +51,8 @@ pub enum Kind {
     Canceled,
     /// `idle_transaction_timeout`.
     IdleInTransaction,
+    /// `transaction_timeout`.
+    TransactionTimeout,
     /// `client_idle_timeout`.
     IdleSession,
     /// `client_login_timeout`.
@@ -102,6 +104,7 @@ impl Kind {
             Kind::TooManyPinned => "53400",
             Kind::QueryTimeout | Kind::Canceled | Kind::LoginTimeout => "57014",
             Kind::IdleInTransaction => "25P03",
+            Kind::TransactionTimeout => "25P04",
             Kind::IdleSession | Kind::PinTimeout => "57P05",
             Kind::Shutdown => "57P01",
             Kind::CannotConnect => "08001",

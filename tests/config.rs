@@ -243,9 +243,9 @@ fn an_unknown_section_is_told() {
 #[test]
 fn pgbouncers_settings_in_toml_are_known_to_be_missing() {
     assert_problem(
-        toml(&format!("pidfile = \"x\"{REST}")),
+        toml(&format!("pkt_buf = 4096{REST}")),
         1,
-        "pidfile",
+        "pkt_buf",
         "pgbouncer has it, but has no meaning here",
     );
     assert_problem(

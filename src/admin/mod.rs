@@ -12,6 +12,7 @@ pub mod session;
 pub mod table;
 pub mod tables;
 
+use crate::client::census::Census;
 use crate::client::context::{Console, ConsoleSession, Report};
 use crate::error::{Error, Kind};
 use crate::pool::Registry;
@@ -58,6 +59,7 @@ pub trait Control: Send + Sync + std::fmt::Debug {
 #[derive(Debug)]
 pub struct Admin {
     registry: Arc<Registry>,
+    census: Arc<Census>,
     control: Box<dyn Control>,
     averages: Averages,
     sessions: AtomicU32,
@@ -145,9 +147,10 @@ impl Command {
 impl Admin {
     /// A console that looks at these pools.
     #[must_use]
-    pub fn new(registry: Arc<Registry>, control: Box<dyn Control>) -> Admin {
+    pub fn new(registry: Arc<Registry>, census: Arc<Census>, control: Box<dyn Control>) -> Admin {
         Admin {
             registry,
+            census,
             control,
             averages: Averages::default(),
             sessions: AtomicU32::new(0),

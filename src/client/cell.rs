@@ -45,6 +45,8 @@ pub enum Activity {
 pub enum Verdict {
     /// End with this error.
     End(Error),
+    /// Tell the client that it waits for a server.
+    Waits,
     /// Nobody is there any more: stop the query.
     Vanished,
     /// End at the next moment at which the client has no server.
@@ -122,7 +124,7 @@ pub struct ClientCell {
     /// Its place in line.
     pub seat: Rc<Seat>,
     /// What it may do for how long.
-    pub limits: Cell<Limits>,
+    limits: RefCell<Rc<Limits>>,
     activity: Cell<Activity>,
     since: Cell<Moment>,
     /// When its transaction began, while it has one.
@@ -146,17 +148,17 @@ impl ClientCell {
         user: &str,
         pid: i32,
         secret: Box<[u8]>,
-        limits: Limits,
+        limits: Rc<Limits>,
         origin: Origin,
     ) -> ClientCell {
         let now = Moment::now();
-        ClientCell {
+        let cell = ClientCell {
             database: database.into(),
             user: user.into(),
             pid,
             secret,
             seat: Rc::new(Seat::of(next_id())),
-            limits: Cell::new(limits),
+            limits: RefCell::default(),
             activity: Cell::new(Activity::Login),
             since: Cell::new(now),
             began: Cell::new(now),
@@ -167,7 +169,26 @@ impl ClientCell {
             verdict: RefCell::default(),
             cancel: RefCell::default(),
             summons: Cell::new(false),
+        };
+        cell.limit(limits);
+        cell
+    }
+
+    /// Puts limits in force.
+    pub fn limit(&self, mut limits: Rc<Limits>) {
+        if self.origin.replication != "none" {
+            // A stream of WAL is no query that takes too long.
+            let limits = Rc::make_mut(&mut limits);
+            (limits.query_timeout, limits.transaction_timeout) = (None, None);
         }
+        self.limits.replace(limits);
+    }
+
+    /// How long it may stand in line.
+    #[inline]
+    #[must_use]
+    pub fn query_wait_timeout(&self) -> Option<Duration> {
+        self.limits.borrow().query_wait_timeout
     }
 
     /// Its end of the connection.
@@ -247,10 +268,18 @@ impl ClientCell {
         }
     }
 
-    /// Tells the task something; the first word stands, but for [`Verdict::Drain`].
+    /// Whether it has stood in line for `limit` and is to be told so; true once for each wait.
+    #[must_use]
+    pub fn has_waited(&self, now: Moment, limit: Duration) -> bool {
+        self.activity.get() == Activity::Waiting && self.seat.has_waited(now, limit)
+    }
+
+    /// Tells the task something; the first word stands, but for [`Verdict::Drain`] and [`Verdict::Waits`].
     pub fn tell(&self, verdict: Verdict) {
         let mut told = self.verdict.borrow_mut();
-        if matches!(*told, None | Some(Verdict::Drain)) {
+        if matches!(*told, None | Some(Verdict::Waits))
+            || matches!(*told, Some(Verdict::Drain)) && !matches!(verdict, Verdict::Waits)
+        {
             *told = Some(verdict);
         }
         drop(told);
@@ -287,7 +316,20 @@ impl ClientCell {
     #[must_use]
     pub fn overdue(&self, now: Moment) -> Option<Verdict> {
         use crate::error::Kind;
-        let limits = self.limits.get();
+        let limits = self.limits.borrow();
+        let in_transaction = matches!(self.activity.get(), Activity::Active | Activity::IdleInTransaction);
+        if in_transaction
+            && let Some(limit) = limits.transaction_timeout
+            && now.saturating_duration_since(self.began.get()) >= limit
+        {
+            let error = Error::new(
+                Kind::TransactionTimeout,
+                "transaction timeout: the transaction took too long and was rolled back",
+            );
+            return Some(Verdict::End(
+                error.hint("Make the transaction shorter, or raise transaction_timeout."),
+            ));
+        }
         let (limit, verdict): (_, fn() -> Verdict) = match self.activity.get() {
             Activity::Login | Activity::Waiting => return None,
             Activity::Idle => (limits.client_idle_timeout, || {

@@ -5,6 +5,7 @@
 
 use crate::client::cell::{Activity, ClientCell, Origin, Verdict};
 use crate::client::context::{ConsoleSession, Context};
+use crate::client::greeting::notice;
 use crate::client::login::{Connection, MAX_AUTH_MESSAGE, Refusal, Registered};
 use crate::error::{Error, Kind};
 use crate::moment::Moment;
@@ -20,14 +21,6 @@ use std::task::Poll;
 
 /// Answers gathered before they are sent without being asked for.
 const GATHERED: usize = 64 * 1024;
-/// Nobody is thrown out of the console by the clock.
-const UNLIMITED: Limits = Limits {
-    query_timeout: None,
-    query_wait_timeout: None,
-    client_idle_timeout: None,
-    idle_transaction_timeout: None,
-    pin_timeout: None,
-};
 
 /// The user who needs no password if it runs as the same system user as pgvalet and comes over the Unix socket.
 const OWNER: &str = "pgbouncer";
@@ -60,8 +53,10 @@ pub(super) async fn serve(
     // Without randomness a zero secret would let others cancel.
     let secret = if getrandom::fill(&mut secret).is_ok() { secret.into() } else { Box::default() };
     let origin = Origin::of(&connection.stream, startup, peer);
+    // Nobody is thrown out of the console by the clock.
+    let limits = Rc::new(Limits::default());
     let (slot, cell) =
-        context.register(|pid| ClientCell::new(startup.database(), user, pid, secret, UNLIMITED, origin));
+        context.register(|pid| ClientCell::new(startup.database(), user, pid, secret, limits, origin));
     let _registered = Registered { context: context.clone(), slot };
 
     let mut out = BytesMut::new();
@@ -80,6 +75,9 @@ pub(super) async fn serve(
         backend::parameter_status(&mut out, name, value);
     }
     backend::backend_key_data(&mut out, cell.pid, &cell.secret);
+    if let Some(text) = &config.general.login_notify_message {
+        notice(&mut out, text);
+    }
     backend::ready_for_query(&mut out, TxStatus::Idle);
     connection.write(&out).await?;
     let session = context.process.console.clone().open(is_admin);

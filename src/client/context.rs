@@ -2,7 +2,8 @@
 
 use crate::auth::keys::KeyCache;
 use crate::auth::mock::MockSecret;
-use crate::client::cell::{ClientCell, ClientInfo, Verdict};
+use crate::client::cell::{Activity, ClientCell, ClientInfo, Verdict};
+use crate::client::census::Census;
 use crate::client::surroundings::HostNames;
 use crate::config::Config;
 use crate::config::tls::ClientTls;
@@ -13,7 +14,7 @@ use crate::net::Buffers;
 use crate::net::tls::current::Current;
 use crate::pool::Shards;
 use crate::pool::registry::StatementInfo;
-use crate::routing::ADMIN_DATABASES;
+use crate::routing::{self, ADMIN_DATABASES, Limits};
 use crate::server::open::Means;
 use bytes::BytesMut;
 use slab::Slab;
@@ -42,6 +43,8 @@ pub struct Process {
     pub means: Arc<Means>,
     /// TLS with clients.
     pub client_tls: Current<ClientTls>,
+    /// Who is logged in.
+    pub census: Arc<Census>,
     /// Clients of all workers, those logging in included.
     pub clients: AtomicU32,
     /// Of these, clients of the admin console.
@@ -122,6 +125,8 @@ pub struct Context {
     pub load: Arc<AtomicU32>,
     /// Whether the process shuts down.
     pub draining: Cell<bool>,
+    /// The limits that were looked up last: most clients have the same.
+    pub limits: RefCell<Rc<Limits>>,
 }
 
 impl Context {
@@ -129,6 +134,17 @@ impl Context {
     #[must_use]
     pub fn config(&self) -> Arc<Config> {
         self.config.borrow().clone()
+    }
+
+    /// The limits of a user on a database, held once for all clients that have the same.
+    #[must_use]
+    pub fn limits(&self, database: &str, user: &str) -> Rc<Limits> {
+        let limits = routing::limits(&self.config.borrow(), database, user);
+        let mut last = self.limits.borrow_mut();
+        if **last != limits {
+            *last = Rc::new(limits);
+        }
+        last.clone()
     }
 
     /// Registers a client; the cell is made for the process id it is given.
@@ -163,9 +179,34 @@ impl Context {
 
     /// Ends what has taken too long.
     pub fn sweep_clients(&self, now: Moment) {
+        let (notify, fast_close) = {
+            let general = &self.config.borrow().general;
+            (general.query_wait_notify, general.server_fast_close)
+        };
         for (_, cell) in self.clients.borrow().iter() {
             if let Some(verdict) = cell.overdue(now) {
                 cell.tell(verdict);
+            }
+            if notify.is_some_and(|limit| cell.has_waited(now, limit)) {
+                cell.tell(Verdict::Waits);
+            }
+        }
+        if fast_close {
+            self.end_outdated_sessions();
+        }
+    }
+
+    /// `server_fast_close`: ends session-pooled clients between transactions whose server is to be replaced.
+    fn end_outdated_sessions(&self) {
+        let outdated = self.shards.registry.clients_of_outdated();
+        if outdated.is_empty() {
+            return;
+        }
+        for (_, cell) in self.clients.borrow().iter() {
+            // Who pools by transaction has no server now.
+            if cell.activity() == Activity::Idle && outdated.contains(&cell.id()) {
+                let text = "server_fast_close: the server connection of this session is to be replaced";
+                cell.tell(Verdict::End(Error::new(Kind::Shutdown, text).hint("Reconnect.")));
             }
         }
     }

@@ -3,6 +3,7 @@
 //! Owns what becomes of the server, of what is owed, and of the last words. The turns themselves are in `relay`.
 
 use crate::client::cell::{Activity, Verdict};
+use crate::client::greeting::notice;
 use crate::client::relay::{Body, End, Leaving, LostTransaction, Relay};
 use crate::config::PoolMode;
 use crate::error::{Error, Kind};
@@ -11,6 +12,9 @@ use crate::protocol::{TxStatus, backend};
 use crate::server::owed::Owed;
 use crate::server::{ServerError, cancel};
 use std::task::{Context, Waker};
+
+/// What a client is told that has waited `query_wait_notify`.
+const WAITS: &str = "No server connection available in postgres backend, client being queued";
 
 impl Relay {
     /// The server has gone while the client had it: says so, and keeps the client if that can be done without telling
@@ -104,6 +108,12 @@ impl Relay {
                 cx.waker().wake_by_ref();
                 Ok(())
             }
+            Some(Verdict::Waits) => {
+                if self.cell.seat.is_waiting() && self.to_client.is_empty() {
+                    notice(self.to_client.insert(&mut self.from_server), WAITS);
+                }
+                Ok(())
+            }
             Some(Verdict::Vanished) => Err(End::Closed),
             Some(Verdict::End(error)) => Err(End::Fatal(error)),
         }
@@ -118,8 +128,9 @@ impl Relay {
                 let pending = lease.cancels.enter();
                 let (address, key, gate) = (lease.address.clone(), lease.key.clone(), lease.cancels.clone());
                 let cell = self.cell.clone();
+                let limit = self.context.config.borrow().general.cancel_wait_timeout;
                 tokio::task::spawn_local(async move {
-                    if let Err(error) = cancel::cancel(&address, &key).await {
+                    if let Err(error) = cancel::cancel(&address, &key, limit).await {
                         gate.doubt();
                         tracing::warn!(
                             peer = %cell.peer(),

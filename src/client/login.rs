@@ -3,8 +3,10 @@
 use crate::auth::transport::{Certificate, Tls, Transport};
 use crate::client::authentication::{Applicant, authenticate};
 use crate::client::cell::{Activity, ClientCell, Origin};
+use crate::client::census::Counted as Enrolled;
 use crate::client::context::Context;
 use crate::client::encryption::first_packets;
+use crate::client::greeting::{notice, startup_settings};
 use crate::client::outgoing::Outgoing;
 use crate::client::relay::{Body, End, Leaving, Relay};
 use crate::client::sql_names::SqlNames;
@@ -17,7 +19,7 @@ use crate::net::{Buffer, Stream};
 use crate::pool::{CheckoutError, Lease, Seat, Shard};
 use crate::protocol::frame::HEADER;
 use crate::protocol::startup::{NEWEST_MINOR, Replication, Startup};
-use crate::protocol::{Header, TxStatus, backend, options};
+use crate::protocol::{Header, TxStatus, backend};
 use crate::routing::{self, ADMIN_DATABASES};
 use crate::server::ServerError;
 use crate::session::footprint::ResetPlan;
@@ -108,7 +110,10 @@ pub(super) struct Registered {
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        self.context.clients.borrow_mut().try_remove(self.slot);
+        let cell = self.context.clients.borrow_mut().try_remove(self.slot);
+        if let Some(cell) = cell.filter(|cell| !ADMIN_DATABASES.contains(&&*cell.database)) {
+            self.context.process.census.leave(&cell.database, &cell.user);
+        }
     }
 }
 
@@ -290,6 +295,7 @@ struct Session {
     reported: Arc<Reported>,
     database: String,
     user: String,
+    enrolled: Enrolled,
 }
 
 async fn log_in(
@@ -338,6 +344,7 @@ async fn log_in(
         let text = format!("database \"{database_name}\" is disabled");
         return Err(Error::new(Kind::WrongState, text).hint("An administrator can ENABLE it.").into());
     }
+    let enrolled = context.process.census.enter(&config, &database_name, &user_name)?;
     let plan = |config: &Config| routing::route(config, &database_name, &user_name);
     let unknown = |hint| {
         let text = format!("database \"{database_name}\" does not exist");
@@ -357,7 +364,7 @@ async fn log_in(
         }
         let (settings, reported) = (lease.in_force.clone(), lease.reported.clone());
         let (database, user, lease) = (database_name, user_name, Some(lease));
-        let session = Session { startup, shard, lease, settings, reported, database, user };
+        let session = Session { startup, shard, lease, settings, reported, database, user, enrolled };
         return Ok(Login::Session(Box::new(session)));
     }
     let route = || {
@@ -366,13 +373,14 @@ async fn log_in(
     };
     let mut shard = route()?;
     let limit = routing::limits(&config, &database_name, &user_name).query_wait_timeout;
-    let (settings, reported) = welcome(&mut shard, route, startup_settings(&startup)?, limit).await?;
+    let (settings, reported) =
+        welcome(&mut shard, route, startup_settings(&startup, &config.general, peer)?, limit).await?;
     shard.counters().logins.add(1);
     if config.general.log.connections {
         tracing::info!(%peer, database = database_name, user = user_name, "client logged in");
     }
     let (database, user, lease) = (database_name, user_name, None);
-    let session = Session { startup, shard, lease, settings, reported, database, user };
+    let session = Session { startup, shard, lease, settings, reported, database, user, enrolled };
     Ok(Login::Session(Box::new(session)))
 }
 
@@ -387,31 +395,6 @@ fn negotiate(connection: &mut Connection, startup: &Startup) {
         );
         connection.hold(&out);
     }
-}
-
-/// The settings that a client logs in with.
-fn startup_settings(startup: &Startup) -> Result<Settings, Error> {
-    let mut settings = Settings::default();
-    if let Some(text) = startup.get("options") {
-        let found = options::parse(text).map_err(|switch| {
-            Error::new(
-                Kind::ProtocolViolation,
-                format!("invalid command-line argument for server process: {switch}"),
-            )
-            .hint("In options, -c name=value and --name=value are understood.")
-        })?;
-        let lasting = found.iter().filter(|(name, _)| !name.to_ascii_lowercase().starts_with("transaction_"));
-        lasting.for_each(|(name, value)| settings.set(name, value));
-    }
-    for (name, value) in &startup.parameters {
-        let is_setting = !matches!(name.as_str(), "user" | "database" | "options" | "replication");
-        // What holds for one transaction only has no meaning before the first one.
-        let is_momentary = name.to_ascii_lowercase().starts_with("transaction_");
-        if is_setting && !is_momentary && !name.starts_with("_pq_.") {
-            settings.set(name, value);
-        }
-    }
-    Ok(settings)
 }
 
 /// What servers report under these settings. The first client with them has a server try them; if the pool is replaced
@@ -480,12 +463,8 @@ impl Session {
     ) -> (usize, Box<Relay>) {
         let origin = Origin::of(&connection.stream, &self.startup, peer);
         let Connection { stream, buffer: from_client, held, .. } = connection;
-        let mut limits = routing::limits(&context.config(), &self.database, &self.user);
+        let limits = context.limits(&self.database, &self.user);
         let is_dedicated = self.lease.is_some();
-        if is_dedicated {
-            // A stream of WAL is no query that takes too long.
-            limits.query_timeout = None;
-        }
         let mut secret = vec![0; if self.startup.minor >= 2 { 32 } else { 4 }];
         // Without randomness no client could be told from another; a zero secret only means that cancel does not work.
         let usable = getrandom::fill(&mut secret).is_ok();
@@ -493,6 +472,7 @@ impl Session {
             let secret = if usable { secret.into() } else { Box::default() };
             ClientCell::new(&self.database, &self.user, pid, secret, limits, origin)
         });
+        self.enrolled.hand_over();
         cell.set_activity(Activity::Idle, Moment::now());
         let mut relay = Box::new(Relay {
             context: context.clone(),
@@ -555,6 +535,9 @@ impl Relay {
             backend::parameter_status(out, &String::from_utf8_lossy(name), &String::from_utf8_lossy(value));
         }
         backend::backend_key_data(out, self.cell.pid, &self.cell.secret);
+        if let Some(text) = &self.context.config.borrow().general.login_notify_message {
+            notice(out, text);
+        }
         backend::ready_for_query(out, TxStatus::Idle);
     }
 }

@@ -6,6 +6,7 @@
 
 mod authentication;
 pub mod cell;
+pub mod census;
 mod console;
 pub mod context;
 mod downstream;
@@ -13,6 +14,7 @@ mod encryption;
 mod endings;
 mod exchanges;
 mod fault;
+mod greeting;
 mod login;
 mod naming;
 mod outgoing;

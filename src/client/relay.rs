@@ -347,7 +347,7 @@ impl Relay {
         }
         let now = Moment::recent();
         let waited = self.cell.seat.is_waiting();
-        let limit = self.cell.limits.get().query_wait_timeout;
+        let limit = self.cell.query_wait_timeout();
         loop {
             match self.shard.checkout(cx, &self.cell.seat, now, limit) {
                 Poll::Ready(Ok(lease)) => {

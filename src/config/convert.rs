@@ -18,6 +18,10 @@ pub fn convert(path: &Path) -> Result<String, Problems> {
     draft.general.auth_file.clone_from(&meant.general.auth_file);
     draft.general.auth_hba_file.clone_from(&meant.general.auth_hba_file);
     draft.general.auth_ident_file.clone_from(&meant.general.auth_ident_file);
+    draft.general.pidfile.clone_from(&meant.general.pidfile);
+    draft.general.log.file.clone_from(&meant.general.log.file);
+    draft.general.client_tls.clone_from(&meant.general.client_tls);
+    draft.general.server_tls.clone_from(&meant.general.server_tls);
     for (name, entry) in &mut draft.databases {
         let database = if name == "*" { meant.fallback.as_ref() } else { meant.databases.get(name) };
         if let Some(PasswordSource::File(path)) =

@@ -14,47 +14,26 @@ pub(super) enum Missing {
 }
 
 const DNS: &str = "has no meaning here: names are resolved by the system at each connect";
-const SYSLOG: &str = "not supported yet: the log goes to standard error, from where systemd takes it";
-const STARTUP: &str = "has no meaning here: all startup parameters are accepted and follow the client";
 
 /// Settings of `[pgbouncer]` that pgvalet lacks: name, the values that ask for nothing (with commas between them), why.
 #[rustfmt::skip] // a table
 const GENERAL: &[(&str, &str, &str)] = &[
-    ("logfile", "", SYSLOG),
-    ("pidfile", "", "has no meaning here: pgvalet stays in the foreground, under systemd or the like"),
-    ("user", "", "not supported yet: start pgvalet as this user"),
-    ("job_name", "pgbouncer", "has no meaning here: it names lines in syslog"),
-    ("service_name", "pgbouncer", "has no meaning here: it names lines in syslog"),
+    ("job_name", "pgbouncer", "has no meaning here: syslog_ident names the program in syslog"),
+    ("service_name", "pgbouncer", "has no meaning here: syslog_ident names the program in syslog"),
     ("peer_id", "0", "not supported yet: cancel requests are not passed on to other processes"),
     ("resolv_conf", "", DNS),
     ("dns_max_ttl", "15", DNS),
     ("dns_nxdomain_ttl", "15", DNS),
     ("dns_zone_check_period", "0", DNS),
-    ("application_name_add_host", "0", "not supported yet: application_name is passed on as the client gave it"),
-    ("log_stats", "0,1", "not supported yet: no statistics are written to the log"),
     ("track_extra_parameters", "IntervalStyle", "has no meaning here: every setting of a session follows its client"),
-    ("ignore_startup_parameters", "", STARTUP),
-    ("login_notify_message", "", "not supported yet: clients get no notice at login"),
-    ("max_db_client_connections", "0", "not supported yet: clients are limited by max_client_conn only"),
-    ("max_user_client_connections", "0", "not supported yet: clients are limited by max_client_conn only"),
-    ("server_round_robin", "0", "not supported yet: the server used last is used first"),
     ("auth_ldap_options", "", "not supported yet: it is not used, and auth_type = ldap is refused"),
-    ("syslog", "0", SYSLOG),
-    ("syslog_ident", "pgbouncer", SYSLOG),
-    ("syslog_facility", "daemon", SYSLOG),
-    ("verbose", "0", "has no meaning here: set log_level"),
-    ("server_fast_close", "0", "not supported yet: servers are closed when their client releases them"),
     ("autodb_idle_timeout", "3600", "not supported yet: pools stay until they are empty by server_idle_timeout"),
     ("pool_idle_timeout", "0", "not supported yet: pools stay until they are empty by server_idle_timeout"),
-    ("query_wait_notify", "0,5", "not supported yet: waiting clients get no notice"),
-    ("cancel_wait_timeout", "10", "not supported yet: cancel requests use server_connect_timeout"),
-    ("transaction_timeout", "0", "not supported yet: set transaction_timeout in PostgreSQL 17 or later, or idle_transaction_timeout"),
     ("suspend_timeout", "10", "has no meaning here: pgvalet has no SUSPEND"),
     ("pkt_buf", "4096", "has no meaning here: buffers are sized by their use"),
     ("max_packet_size", "2147483647", "has no meaning here: messages stream through and are never gathered"),
     ("sbuf_loopcnt", "5", "has no meaning here: a busy client yields to others anyway"),
     ("tcp_defer_accept", "0,1,45", "has no meaning here: waiting logins cost little"),
-    ("tcp_socket_buffer", "0", "not supported yet: the system sizes socket buffers"),
     ("disable_pqexec", "0", "not supported yet: queries of several statements are passed on"),
     ("client_tls_ecdhcurve", "auto", "has no meaning here: all curves that are safe are offered"),
     ("client_tls_dheparams", "auto,none,legacy", "has no meaning here: there is no key exchange that needs parameters"),
@@ -63,15 +42,11 @@ const GENERAL: &[(&str, &str, &str)] = &[
 /// The same for a line of `[databases]`.
 #[rustfmt::skip]
 const DATABASE: &[(&str, &str, &str)] = &[
-    ("load_balance_hosts", "disable", "not supported yet: hosts are tried in their order"),
-    ("max_db_client_connections", "0", "not supported yet: clients are limited by max_client_conn only"),
 ];
 
 /// The same for a line of `[users]`.
 #[rustfmt::skip]
 const USER: &[(&str, &str, &str)] = &[
-    ("max_user_client_connections", "0", "not supported yet: clients are limited by max_client_conn only"),
-    ("transaction_timeout", "0", "not supported yet: set transaction_timeout in PostgreSQL 17 or later, or idle_transaction_timeout"),
 ];
 
 /// Limits of a database or user that are unset when 0: the general setting holds.
@@ -84,6 +59,9 @@ pub(super) fn general(key: &str, value: &str) -> Option<Missing> {
 
 /// The same for a key of a database or user.
 pub(super) fn entry(section: &Section, key: &str, value: &str) -> Option<Missing> {
+    if value == "-1" && key == "query_wait_timeout" {
+        return Some(Missing::Harmless);
+    }
     if value == "0" && ZERO_IS_UNSET.contains(&key) {
         return Some(Missing::Harmless);
     }
@@ -133,8 +111,8 @@ mod tests {
 
     #[test]
     fn what_asks_for_nothing_is_passed_over_in_silence() {
-        assert_eq!(general("server_round_robin", "0"), Some(Missing::Harmless));
-        assert!(matches!(general("server_round_robin", "1"), Some(Missing::Told(_))));
+        assert_eq!(general("pkt_buf", "4096"), Some(Missing::Harmless));
+        assert!(matches!(general("pkt_buf", "8192"), Some(Missing::Told(_))));
         assert_eq!(general("pool_mode", "session"), None);
     }
 }

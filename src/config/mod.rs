@@ -23,6 +23,7 @@ pub mod hba;
 mod missing;
 mod pgbouncer;
 mod problem;
+mod process;
 pub mod resolve;
 pub mod secret;
 pub mod settings;
@@ -35,6 +36,7 @@ pub use change::{Change, Source, set};
 pub use convert::convert;
 pub use hba::Hba;
 pub use problem::{Problem, Problems};
+pub use process::{Facility, Log, Syslog, Tcp};
 pub use secret::{Secret, SecretKinds};
 pub use sources::{PasswordSource, trimmed};
 
@@ -88,6 +90,11 @@ impl Config {
         self.databases.get(name).or(self.fallback.as_ref()).cloned()
     }
 
+    /// Whether the file is a pgbouncer.ini.
+    pub fn is_ini(&self) -> bool {
+        self.source.0.ini
+    }
+
     /// The user `name`, if known.
     pub fn user(&self, name: &str) -> Option<Arc<User>> {
         self.users.get(name).cloned()
@@ -115,6 +122,10 @@ pub struct General {
     pub unix_socket_mode: u32,
     /// Group of the Unix socket, by name.
     pub unix_socket_group: Option<String>,
+    /// The system user to become once the sockets are open.
+    pub user: Option<String>,
+    /// File for the process id; an absolute path.
+    pub pidfile: Option<PathBuf>,
 
     /// How long a client keeps a server.
     pub pool_mode: PoolMode,
@@ -132,6 +143,12 @@ pub struct General {
     pub max_db_connections: Option<u32>,
     /// Servers a user may have, over all pools.
     pub max_user_connections: Option<u32>,
+    /// Clients a database may have.
+    pub max_db_client_connections: Option<u32>,
+    /// Clients a user may have, over all databases.
+    pub max_user_client_connections: Option<u32>,
+    /// Lend the server that was idle longest instead of the one used last.
+    pub server_round_robin: bool,
     /// Statements prepared on one server before the least recently used is closed.
     pub max_prepared_statements: u32,
 
@@ -186,6 +203,15 @@ pub struct General {
     pub server_connect_timeout: Option<Duration>,
     /// First pause after a failed connect; doubles up to 16 times itself.
     pub server_login_retry: Duration,
+    /// End session-pooled clients between transactions whose server is to be replaced.
+    pub server_fast_close: bool,
+
+    /// Add the client's address to its `application_name`.
+    pub application_name_add_host: bool,
+    /// Startup parameters that are passed over.
+    pub ignore_startup_parameters: Vec<String>,
+    /// Notice for everybody who has logged in.
+    pub login_notify_message: Option<String>,
 
     /// Limit for a client's login.
     pub client_login_timeout: Option<Duration>,
@@ -193,10 +219,16 @@ pub struct General {
     pub query_timeout: Option<Duration>,
     /// Time a client may wait for a server.
     pub query_wait_timeout: Option<Duration>,
+    /// Time after which a client in line is told that it waits; `None`: it is not told.
+    pub query_wait_notify: Option<Duration>,
+    /// Limit for delivering a cancel request.
+    pub cancel_wait_timeout: Option<Duration>,
     /// Time a client may be idle outside a transaction.
     pub client_idle_timeout: Option<Duration>,
     /// Time a client may be idle inside a transaction.
     pub idle_transaction_timeout: Option<Duration>,
+    /// Time a transaction may take.
+    pub transaction_timeout: Option<Duration>,
     /// Time that running transactions get when pgvalet shuts down.
     pub shutdown_timeout: Option<Duration>,
     /// Where metrics are served; `None`: nowhere.
@@ -222,8 +254,10 @@ pub struct Database {
     pub name: String,
     /// The name on the server; `None`: the one that the client asked for.
     pub dbname: Option<String>,
-    /// Where the server is; tried in order.
+    /// Where the server is.
     pub hosts: Vec<Host>,
+    /// Which of them a new server connection goes to first.
+    pub load_balance: LoadBalance,
     /// Port of the server, also in the name of its Unix socket.
     pub port: u16,
     /// A fixed server user: all clients of the database share one pool. `None`: each client's own user.
@@ -262,6 +296,8 @@ pub struct Database {
     pub pin_sequences: bool,
     /// Servers of this database over all its pools.
     pub max_db_connections: Option<u32>,
+    /// See [`General::max_db_client_connections`].
+    pub max_db_client_connections: Option<u32>,
     /// `None`: the user's or the general one; `Some(None)`: no limit.
     pub query_wait_timeout: Option<Option<Duration>>,
     /// See [`General::server_lifetime`].
@@ -283,6 +319,8 @@ pub struct User {
     pub pool_mode: Option<PoolMode>,
     /// Servers of this user over all pools; `None`: no limit.
     pub max_user_connections: Option<u32>,
+    /// Clients of this user over all databases; `None`: no limit.
+    pub max_user_client_connections: Option<u32>,
     /// Overrides of the general timeouts: `None` the general one, `Some(None)` no limit.
     pub query_timeout: Option<Option<Duration>>,
     /// See `query_timeout`.
@@ -291,6 +329,8 @@ pub struct User {
     pub client_idle_timeout: Option<Option<Duration>>,
     /// See `query_timeout`.
     pub idle_transaction_timeout: Option<Option<Duration>>,
+    /// See `query_timeout`.
+    pub transaction_timeout: Option<Option<Duration>>,
 }
 
 /// How long a client keeps a server.
@@ -348,6 +388,16 @@ pub enum Pin {
     Refuse,
 }
 
+/// Which of several hosts a new server connection goes to first. Where it cannot be reached, the others are tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LoadBalance {
+    /// The one that answered last, at first the first.
+    #[default]
+    Disable,
+    /// The next in turn.
+    RoundRobin,
+}
+
 /// Where a server listens.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Host {
@@ -355,34 +405,4 @@ pub enum Host {
     Tcp(String),
     /// Directory of the Unix socket.
     Unix(PathBuf),
-}
-
-/// TCP options for client and server sockets. `None`: the system's default.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tcp {
-    /// Whether keepalive probes are sent.
-    pub keepalive: bool,
-    /// Probes before the connection counts as dead.
-    pub keepcnt: Option<u32>,
-    /// Idle time before the first probe.
-    pub keepidle: Option<Duration>,
-    /// Time between probes.
-    pub keepintvl: Option<Duration>,
-    /// Time that sent data may stay unacknowledged.
-    pub user_timeout: Option<Duration>,
-}
-
-/// What is logged, and how.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Log {
-    /// A `tracing` filter such as `info` or `info,pgvalet::pool=debug`.
-    pub level: String,
-    /// One JSON object a line instead of text.
-    pub json: bool,
-    /// Log each client's login.
-    pub connections: bool,
-    /// Log each client's end.
-    pub disconnections: bool,
-    /// Log the errors that pgvalet itself sends to clients.
-    pub pooler_errors: bool,
 }

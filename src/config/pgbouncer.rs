@@ -6,12 +6,17 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::draft::{Draft, Section};
 use super::missing::{self, Missing};
 use super::problem::{Place, nearest};
-use super::units::{Flag, Scalar, Unit};
-use super::{Host, Reset};
+use super::units::{Flag, Scalar, Time, Unit};
+use super::{Host, LoadBalance, Reset};
+
+/// What is said of `server_lifetime = 0`.
+const USED_ONCE: &str =
+    "0 has no meaning here: a server is not closed after one use, but when it is a second old and free";
 
 /// Files within files; deeper is taken for a circle.
 const MAX_DEPTH: usize = 10;
@@ -149,6 +154,11 @@ impl Reader {
             }
             return;
         }
+        if key == "server_lifetime" && Time::read(&scalar) == Ok(Duration::ZERO) {
+            self.tell(place, key, USED_ONCE);
+            self.draft.set(&Section::General, key, &Scalar::Text("1s".into()), place);
+            return;
+        }
         match missing::general(key, value) {
             None => self.draft.set(&Section::General, key, &scalar, place),
             Some(Missing::Harmless) => {}
@@ -190,6 +200,10 @@ impl Reader {
             } else if self.reset_always {
                 draft.general.reset = Reset::Always;
             }
+        }
+        let several = |hosts: &Option<Vec<Host>>| hosts.as_ref().is_some_and(|hosts| hosts.len() > 1);
+        for database in draft.databases.values_mut().filter(|database| several(&database.host)) {
+            database.load_balance_hosts.get_or_insert(LoadBalance::RoundRobin);
         }
         let mut homeless = Vec::new();
         for (name, database) in draft.databases.iter_mut().filter(|(_, database)| database.host.is_none()) {

@@ -57,13 +57,23 @@ pub fn idle_transaction_timeout(general: &General, user: Option<&User>) -> Optio
     user.and_then(|user| user.idle_transaction_timeout).unwrap_or(general.idle_transaction_timeout)
 }
 
+/// Time that a transaction may take: the user's word, else the general one.
+pub fn transaction_timeout(general: &General, user: Option<&User>) -> Option<Duration> {
+    user.and_then(|user| user.transaction_timeout).unwrap_or(general.transaction_timeout)
+}
+
+/// Clients that `user` may have: the user's word, else the general one.
+pub fn max_user_client_connections(general: &General, user: Option<&User>) -> Option<u32> {
+    user.map_or(general.max_user_client_connections, |user| user.max_user_client_connections)
+}
+
 /// Checks the draft as a whole and makes the configuration of it.
 pub(super) fn resolve(mut draft: Draft) -> Result<Config, Problems> {
     let source = Source(Arc::new(draft.clone()));
     sources::read(&mut draft);
     let users = users(&mut draft);
     let hba = access::rules(&mut draft);
-    tls_files(&mut draft);
+    own_files(&mut draft);
     if !draft.incomplete {
         check_client_tls(&mut draft);
         check_server_tls(&mut draft);
@@ -141,6 +151,10 @@ fn database(
         max_pinned: entry.max_pinned.unwrap_or(general.max_pinned),
         pin_sequences: entry.pin_sequences.unwrap_or(general.pin_sequences),
         max_db_connections: entry.max_db_connections.unwrap_or(general.max_db_connections),
+        max_db_client_connections: entry
+            .max_db_client_connections
+            .unwrap_or(general.max_db_client_connections),
+        load_balance: entry.load_balance_hosts.unwrap_or_default(),
         query_wait_timeout: entry.query_wait_timeout,
         server_lifetime: entry.server_lifetime.unwrap_or(general.server_lifetime),
     }
@@ -154,10 +168,14 @@ fn user(general: &General, name: String, entry: UserEntry) -> User {
         reserve_pool_size: entry.reserve_pool_size,
         pool_mode: entry.pool_mode,
         max_user_connections: entry.max_user_connections.unwrap_or(general.max_user_connections),
+        max_user_client_connections: entry
+            .max_user_client_connections
+            .unwrap_or(general.max_user_client_connections),
         query_timeout: entry.query_timeout,
         query_wait_timeout: entry.query_wait_timeout,
         client_idle_timeout: entry.client_idle_timeout,
         idle_transaction_timeout: entry.idle_transaction_timeout,
+        transaction_timeout: entry.transaction_timeout,
     }
 }
 
@@ -239,10 +257,12 @@ fn check_listeners(draft: &mut Draft) {
     }
 }
 
-/// Makes the paths of certificates and keys absolute.
-fn tls_files(draft: &mut Draft) {
-    let General { client_tls, server_tls, .. } = &mut draft.general;
+/// Makes the paths of certificates, keys and the process's own files absolute.
+fn own_files(draft: &mut Draft) {
+    let General { client_tls, server_tls, log, pidfile, .. } = &mut draft.general;
     let plain = [
+        &mut log.file,
+        pidfile,
         &mut client_tls.key_file,
         &mut client_tls.cert_file,
         &mut client_tls.ca_file,

@@ -128,10 +128,10 @@ mod tests {
 
     /// A source of no particular place.
     pub(super) fn source() -> Source {
-        let tcp =
-            Tcp { keepalive: false, keepcnt: None, keepidle: None, keepintvl: None, user_timeout: None };
+        let tcp = Tcp::default();
         let target = Target {
             hosts: vec![Host::Tcp("127.0.0.1".into())],
+            load_balance: Default::default(),
             port: 1,
             dbname: "d".into(),
             user: "u".into(),
@@ -159,6 +159,7 @@ mod tests {
         let means = Means {
             keys: Arc::new(KeyCache::new(std::num::NonZeroUsize::MIN)),
             tls: Current::new(ServerTls::default()).unwrap(),
+            turns: Default::default(),
         };
         let directory = Directory::start(Arc::new(means)).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

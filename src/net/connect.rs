@@ -45,6 +45,10 @@ where
 {
     let socket = SockRef::from(stream);
     socket.set_tcp_nodelay(true)?;
+    if let Some(bytes) = options.socket_buffer {
+        socket.set_recv_buffer_size(bytes as usize)?;
+        socket.set_send_buffer_size(bytes as usize)?;
+    }
     socket.set_keepalive(options.keepalive)?;
     if options.keepalive {
         let mut keepalive = TcpKeepalive::new();

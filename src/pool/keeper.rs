@@ -26,6 +26,8 @@ const ABANDONED: [Duration; 3] =
 const OWN_QUERY_LIMIT: Duration = Duration::from_secs(30);
 /// The same for a check: it does nothing, and a server that does not answer soon is as good as gone.
 const CHECK_LIMIT: Duration = Duration::from_secs(5);
+/// How long a server gets to take a cancel request of pgvalet's own.
+const CANCEL_LIMIT: Duration = Duration::from_secs(10);
 /// What makes a session as new. It cannot be part of a longer query.
 const DISCARD_ALL: &str = "DISCARD ALL";
 
@@ -270,7 +272,7 @@ async fn abandon(shard: &Shard, mut pooled: Box<Pooled>) {
     // With this it ends as soon as it has nothing more to do.
     server.farewell();
     for patience in ABANDONED {
-        if let Err(error) = cancel::cancel(&server.address, &server.key).await {
+        if let Err(error) = cancel::cancel(&server.address, &server.key, Some(CANCEL_LIMIT)).await {
             tracing::debug!(
                 database = &*shard.pool.key.database,
                 user = &*shard.pool.key.user,

@@ -6,6 +6,7 @@ use crate::server::ServerError;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::{Context, Waker};
+use std::time::Duration;
 use thiserror::Error;
 
 /// A client's place in line. One a client, used again for each wait.
@@ -17,6 +18,8 @@ pub struct Seat {
     client: u32,
     arrival: Cell<Moment>,
     deadline: Cell<Option<Moment>>,
+    /// Whether the client was told that it waits.
+    told: Cell<bool>,
 }
 
 #[derive(Debug, Default)]
@@ -62,6 +65,7 @@ impl Default for Seat {
             client: 0,
             arrival: Cell::new(Moment::now()),
             deadline: Cell::new(None),
+            told: Cell::new(false),
         }
     }
 }
@@ -91,6 +95,13 @@ impl Seat {
         matches!(*self.state.borrow(), State::Waiting)
     }
 
+    /// Whether the client has been in line for `limit` and was not told so; it counts as told from now on.
+    #[must_use]
+    pub fn has_waited(&self, now: Moment, limit: Duration) -> bool {
+        let has = self.is_waiting() && now.saturating_duration_since(self.arrival.get()) >= limit;
+        has && !self.told.replace(true)
+    }
+
     pub(crate) fn deadline(&self) -> Option<Moment> {
         self.deadline.get()
     }
@@ -99,6 +110,7 @@ impl Seat {
         *self.state.borrow_mut() = State::Waiting;
         self.arrival.set(now);
         self.deadline.set(deadline);
+        self.told.set(false);
         *self.waker.borrow_mut() = Some(cx.waker().clone());
     }
 

@@ -76,6 +76,8 @@ pub struct Policy {
     pub reserve_timeout: Option<Duration>,
     /// How long a client keeps a server.
     pub mode: PoolMode,
+    /// Lend the server that was idle longest.
+    pub round_robin: bool,
     /// What happens between two clients.
     pub reset: Reset,
     /// What happens to a client that needs its server for itself.

@@ -10,7 +10,7 @@ use crate::pool::orders::Orders;
 use crate::pool::{CheckoutError, Policy, Pool, PoolKey, Pooled, Shard, lock};
 use crate::server::login::Target;
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use tokio::sync::mpsc::UnboundedSender;
@@ -136,6 +136,20 @@ impl Registry {
         let mut pools: Vec<_> = lock(&self.inner).pools.values().cloned().collect();
         pools.sort_by(|one, other| one.key.cmp(&other.key));
         pools
+    }
+
+    /// Clients that have servers which are to be closed as soon as they are free.
+    #[must_use]
+    pub fn clients_of_outdated(&self) -> HashSet<u32> {
+        let mut found = HashSet::new();
+        for pool in self.all_pools() {
+            pool.roster.for_each(|entry| {
+                if pool.is_retired() || pool.is_outdated(entry) {
+                    found.extend(entry.client());
+                }
+            });
+        }
+        found
     }
 
     /// Lets pools of this server user connect at once, although it failed a moment ago: what was missing is there now.

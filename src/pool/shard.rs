@@ -435,6 +435,17 @@ impl Shard {
         }
     }
 
+    /// Puts a server down so that it is lent after all others that are idle here.
+    #[cold]
+    fn put_last(self: &Rc<Shard>, lease: Lease) {
+        let idle = &self.pool.branches[self.worker].idle;
+        let mut others: Vec<_> = std::iter::from_fn(|| idle.try_get().ok()).collect();
+        lease.put_down();
+        // They came in the order in which they are to be lent: the first goes on top again.
+        others.reverse();
+        drop(others);
+    }
+
     /// Gives a free server to whoever has waited longest, or puts it down.
     #[inline]
     pub(crate) fn offer(self: &Rc<Shard>, mut lease: Lease, now: Moment) {
@@ -465,7 +476,11 @@ impl Shard {
             }
             return;
         }
-        lease.put_down();
+        if self.policy.borrow().round_robin {
+            self.put_last(lease);
+        } else {
+            lease.put_down();
+        }
         fence(Ordering::SeqCst);
         if self.pool.others_waiting(self.worker) != 0 {
             self.share(now);

@@ -14,7 +14,7 @@ use std::time::Duration;
 pub const ADMIN_DATABASES: [&str; 2] = ["pgvalet", "pgbouncer"];
 
 /// The limits that hold for one client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Limits {
     /// See the setting of this name.
     pub query_timeout: Option<Duration>,
@@ -24,6 +24,8 @@ pub struct Limits {
     pub client_idle_timeout: Option<Duration>,
     /// See the setting of this name.
     pub idle_transaction_timeout: Option<Duration>,
+    /// See the setting of this name.
+    pub transaction_timeout: Option<Duration>,
     /// See the setting of this name.
     pub pin_timeout: Option<Duration>,
 }
@@ -70,6 +72,7 @@ fn blueprint(config: &Config, database: &Database, database_name: &str, user_nam
         target: Target {
             witness: witness(config, database_name, server_user),
             hosts: database.hosts.clone(),
+            load_balance: database.load_balance,
             port: database.port,
             dbname: database.dbname.clone().unwrap_or_else(|| database_name.to_owned()),
             user: server_user.to_owned(),
@@ -125,6 +128,7 @@ pub fn user_source(config: &Config, database_name: &str) -> Option<Arc<Source>> 
     let target = Target {
         witness: "configuration".into(),
         hosts: database.hosts.clone(),
+        load_balance: database.load_balance,
         port: database.port,
         dbname: database.dbname.clone().unwrap_or_else(|| name.clone()),
         user: auth_user.clone(),
@@ -211,6 +215,7 @@ fn policy(general: &General, database: &Database, user: Option<&User>) -> Policy
         reserve: resolve::reserve_pool_size(database, user),
         reserve_timeout: general.reserve_pool_timeout,
         mode: resolve::pool_mode(general, database, user),
+        round_robin: general.server_round_robin,
         reset: database.reset,
         pin: database.pin,
         max_pinned: database.max_pinned,
@@ -240,6 +245,7 @@ pub fn limits(config: &Config, database_name: &str, user_name: &str) -> Limits {
         },
         client_idle_timeout: resolve::client_idle_timeout(general, user),
         idle_transaction_timeout: resolve::idle_transaction_timeout(general, user),
+        transaction_timeout: resolve::transaction_timeout(general, user),
         pin_timeout: general.pin_timeout,
     }
 }

@@ -1,6 +1,7 @@
 //! The process: one thread that accepts and supervises, and the workers.
 
 mod ahead;
+pub mod daemon;
 pub mod limits;
 pub mod listener;
 pub mod logging;
@@ -8,4 +9,4 @@ pub mod reload;
 pub mod supervisor;
 pub mod worker;
 
-pub use supervisor::run;
+pub use supervisor::{Launch, run};

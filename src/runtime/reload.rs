@@ -37,9 +37,12 @@ pub(super) fn keep_fixed(old: &General, new: &mut General) -> Vec<&'static str> 
     new.unix_socket_dir.clone_from(&old.unix_socket_dir);
     new.unix_socket_mode = old.unix_socket_mode;
     new.unix_socket_group.clone_from(&old.unix_socket_group);
+    new.user.clone_from(&old.user);
+    new.pidfile.clone_from(&old.pidfile);
     new.tcp.clone_from(&old.tcp);
     new.metrics_listen = old.metrics_listen;
     new.log.json = old.log.json;
+    new.log.syslog.clone_from(&old.log.syslog);
     changed
 }
 
@@ -64,8 +67,9 @@ mod tests {
         let old = read("");
         let mut new = read(
             "workers = 7\nlisten_addr = [\"127.0.0.2\"]\nlisten_port = 1\nlisten_backlog = 2\nso_reuseport = true\n\
-             unix_socket_dir = \"/\"\nunix_socket_mode = \"0700\"\nunix_socket_group = \"g\"\ntcp_keepalive = false\n\
-             tcp_keepcnt = 3\ntcp_keepidle = 4\ntcp_keepintvl = 5\ntcp_user_timeout = 6\nmetrics_listen = \"127.0.0.1:7\"\nlog_format = \"json\"\n\
+             unix_socket_dir = \"/\"\nunix_socket_mode = \"0700\"\nunix_socket_group = \"g\"\nuser = \"u\"\npidfile = \"/p\"\ntcp_keepalive = false\n\
+             tcp_keepcnt = 3\ntcp_keepidle = 4\ntcp_keepintvl = 5\ntcp_user_timeout = 6\ntcp_socket_buffer = 4096\nmetrics_listen = \"127.0.0.1:7\"\nlog_format = \"json\"\n\
+             syslog = true\nsyslog_ident = \"i\"\nsyslog_facility = \"user\"\n\
              query_timeout = 8\n",
         );
         let named = keep_fixed(&old, &mut new);

@@ -4,6 +4,7 @@ use crate::admin::command::Shutdown;
 use crate::admin::{Admin, Control, Pending, http};
 use crate::auth::keys::KeyCache;
 use crate::auth::mock::MockSecret;
+use crate::client::census::Census;
 use crate::client::context::{CancelRequest, CancelRoute, Process, Report};
 use crate::client::surroundings::HostNames;
 use crate::config::{self, Change, Config, Secret};
@@ -11,9 +12,11 @@ use crate::directory::Directory;
 use crate::net::tls::current::Current;
 use crate::net::tls::files::Unusable;
 use crate::pool::Registry;
+use crate::runtime::daemon::{self, PidFile};
 use crate::runtime::worker::{self, Command, Handle, Seed};
 use crate::runtime::{ahead, limits, listener, logging, reload};
 use crate::server::open::Means;
+use crate::server::turns::Turns;
 use sd_notify::NotifyState;
 use sha2::{Digest, Sha256};
 use std::num::NonZeroUsize;
@@ -36,13 +39,33 @@ const LOOK: Duration = Duration::from_millis(10);
 /// How often the files of certificates and keys are looked at.
 const FILES: Duration = Duration::from_secs(1);
 
-/// Runs pgvalet in the foreground until it is told to end.
-pub fn run(path: PathBuf, config: Config) -> ExitCode {
-    logging::start(&config.general.log);
-    for warning in &config.warnings {
+/// What the command line says besides the configuration.
+#[derive(Debug, Clone, Default)]
+pub struct Launch {
+    /// Of the log.
+    pub log: logging::Asked,
+    /// The user to become, in place of the configured one.
+    pub user: Option<String>,
+}
+
+/// Runs pgvalet until it is told to end.
+pub fn run(path: PathBuf, config: Config, launch: Launch) -> ExitCode {
+    daemon::leave_terminal();
+    let limit = limits::raise_open_files(&config);
+    let begun = launch
+        .user
+        .as_ref()
+        .or(config.general.user.as_ref())
+        .map_or(Ok(()), |name| daemon::become_user(name))
+        .and_then(|()| logging::start(&config.general.log, launch.log));
+    if let Err(error) = begun {
+        // There is no log yet.
+        eprintln!("{error}");
+        return ExitCode::FAILURE;
+    }
+    for warning in config.warnings.iter().map(String::as_str).chain(limit.as_deref()) {
         tracing::warn!("{warning}");
     }
-    limits::raise_open_files(&config);
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
     let outcome = match runtime {
         Ok(runtime) => runtime.block_on(supervise(path, Arc::new(config))),
@@ -193,6 +216,7 @@ async fn supervise(path: PathBuf, config: Arc<Config>) -> Result<(), String> {
     // Before anything can be seen to run: a signal that came earlier would end the process.
     let mut signals = Signals::new().map_err(|error| format!("cannot listen to signals: {error}"))?;
     let listeners = listener::open(&config.general)?;
+    let _pidfile = config.general.pidfile.as_deref().map(PidFile::write).transpose()?;
     let metrics = listen_for_metrics(&config)?;
     let (requests_sender, mut requests) = unbounded_channel();
     let mut running = start(path, config, requests_sender)?;
@@ -218,6 +242,7 @@ async fn supervise(path: PathBuf, config: Arc<Config>) -> Result<(), String> {
     }
     tracing::info!(version = env!("CARGO_PKG_VERSION"), workers = running.workers.len(), "ready");
     notify(&[NotifyState::Ready]);
+    daemon::announce();
 
     tokio::task::spawn_local(keep_averages(running.admin.clone(), running.registry.clone()));
     let asked = serve(&mut running, &mut signals, &mut requests).await;
@@ -255,10 +280,11 @@ fn start(path: PathBuf, config: Arc<Config>, requests: UnboundedSender<Request>)
     let client_tls = Current::new(config.general.client_tls.clone()).map_err(|error| error.to_string())?;
     let server_tls = Current::new(config.general.server_tls.clone()).map_err(|error| error.to_string())?;
     let keys = Arc::new(KeyCache::new(KEY_CACHE));
-    let means = Arc::new(Means { keys: keys.clone(), tls: server_tls });
+    let means = Arc::new(Means { keys: keys.clone(), tls: server_tls, turns: Turns::default() });
     let directory = Directory::start(means.clone())
         .map_err(|error| format!("cannot start the thread for auth_query: {error}"))?;
-    let admin = Arc::new(Admin::new(registry.clone(), Box::new(control)));
+    let census = Arc::new(Census::default());
+    let admin = Arc::new(Admin::new(registry.clone(), census.clone(), Box::new(control)));
     let process = Arc::new(Process {
         keys,
         means,
@@ -266,6 +292,7 @@ fn start(path: PathBuf, config: Arc<Config>, requests: UnboundedSender<Request>)
         mock: mock_secret(&config),
         host_names: HostNames::default(),
         client_tls,
+        census,
         clients: AtomicU32::new(0),
         consoles: AtomicU32::new(0),
         cancels: Box::new(Reach { requests, workers: handles.clone() }),
@@ -319,7 +346,10 @@ async fn serve(
                 log_tls(running.process.client_tls.refresh());
                 log_tls(running.process.means.tls.refresh());
             }
-            _ = signals.terminate.recv() => return Asked::Drain,
+            // As pgbouncer does, for whoever has its scripts; a supervisor that sends TERM wants the process to end.
+            _ = signals.terminate.recv() => {
+                return if running.config.is_ini() { Asked::Wait } else { Asked::Drain };
+            }
             _ = signals.interrupt.recv() => return Asked::Drain,
             _ = signals.quit.recv() => return Asked::Stop,
             _ = signals.hangup.recv() => {
@@ -399,6 +429,9 @@ async fn keep_averages(admin: Arc<Admin>, registry: Arc<Registry>) {
             sleep(left.min(Duration::from_secs(1))).await;
         }
         admin.tick();
+        if registry.config().general.log.stats {
+            tracing::info!("{}", admin.stats_line());
+        }
     }
 }
 
@@ -423,7 +456,7 @@ fn reload(running: &mut Running) -> Result<(), String> {
 fn put_in_force(running: &mut Running, config: Arc<Config>) -> Result<(), String> {
     put_tls_in_force(running, &config)?;
     reload::apply(&config, &running.registry);
-    logging::set_level(&config.general.log);
+    logging::renew(&config.general.log);
     running.config = config.clone();
     ahead::derive(&config, &running.process);
     for worker in &running.workers {
@@ -478,7 +511,7 @@ async fn wait_for_clients(
     tokio::select! {
         () = everybody_left => tracing::info!("all clients have left"),
         asked = serve(running, signals, requests) => {
-            if asked == Asked::Drain {
+            if asked == Asked::Drain && !running.config.is_ini() {
                 drain(running, signals).await;
             }
         }

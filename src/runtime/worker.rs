@@ -8,7 +8,7 @@ use crate::net::stream::{Address, Detached};
 use crate::net::{Buffers, Socket, Stream};
 use crate::pool::registry::{Parcel, Registry, jobs};
 use crate::pool::{Shards, keeper};
-use crate::routing;
+use crate::routing::{self, ADMIN_DATABASES};
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
@@ -115,6 +115,7 @@ async fn run(seed: Seed) {
         clients: RefCell::default(),
         load,
         draining: Cell::new(false),
+        limits: RefCell::default(),
     });
     open_standing_pools(&context);
     let mut sweep = interval(SWEEP);
@@ -164,7 +165,9 @@ fn reload(context: &Rc<Context>, config: Arc<Config>) {
     *context.config.borrow_mut() = config.clone();
     context.shards.refresh();
     for (_, cell) in context.clients.borrow().iter() {
-        cell.limits.set(routing::limits(&config, &cell.database, &cell.user));
+        if !ADMIN_DATABASES.contains(&&*cell.database) {
+            cell.limit(context.limits(&cell.database, &cell.user));
+        }
     }
     open_standing_pools(context);
 }

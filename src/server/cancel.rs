@@ -13,9 +13,6 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 use tokio::sync::Notify;
 
-/// How long a server gets to take a cancel request.
-const LIMIT: Duration = Duration::from_secs(10);
-
 /// Cancel requests on their way to one server.
 #[derive(Debug, Default)]
 pub struct CancelGate {
@@ -80,11 +77,12 @@ impl Drop for Pending {
     }
 }
 
-/// Asks the server behind `route` to cancel what the backend of `key` does, and waits until it has taken the request.
+/// Asks the server behind `route` to cancel what the backend of `key` does, and waits until it has taken the request, but
+/// not longer than `limit`.
 ///
 /// # Errors
 /// The socket's, or `TimedOut`.
-pub async fn cancel(route: &Route, key: &BackendKey) -> io::Result<()> {
+pub async fn cancel(route: &Route, key: &BackendKey, limit: Option<Duration>) -> io::Result<()> {
     if key.secret.is_empty() {
         return Ok(());
     }
@@ -98,5 +96,7 @@ pub async fn cancel(route: &Route, key: &BackendKey) -> io::Result<()> {
         while stream.read(&mut nothing).await? > 0 {}
         Ok(())
     };
-    tokio::time::timeout(LIMIT, deliver).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    tokio::time::timeout(limit.unwrap_or(Duration::MAX), deliver)
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }

@@ -6,7 +6,7 @@ use crate::auth::scram::{ChannelBinding, Nonce, SCRAM_SHA_256_PLUS};
 use crate::auth::{AuthError, md5, scram_client::ClientStart};
 use crate::config::secret::Password;
 use crate::config::tls::ServerTls;
-use crate::config::{Host, PasswordSource, Secret, Tcp};
+use crate::config::{Host, LoadBalance, PasswordSource, Secret, Tcp};
 use crate::moment::Moment;
 use crate::net::Stream;
 use crate::protocol::{TxStatus, frontend};
@@ -22,8 +22,10 @@ use tokio::time::timeout;
 /// Where a pool's servers are, and as whom pgvalet logs in to them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Target {
-    /// Tried in order.
+    /// Where they are.
     pub hosts: Vec<Host>,
+    /// Which of them a connection goes to first.
+    pub load_balance: LoadBalance,
     /// Port, also of Unix sockets.
     pub port: u16,
     /// The database on the server.
@@ -66,7 +68,7 @@ async fn any_way(target: &Target, means: &Means) -> Result<Server, ServerError> 
     let mut ways = Way::all(means.tls.get()).into_iter().peekable();
     let mut first = None;
     while let Some(way) = ways.next() {
-        let error = match open(target, &way).await {
+        let error = match open(target, &way, &means.turns).await {
             Ok((stream, address)) => {
                 let other = way.other_than(&stream);
                 match log_in(target, &means.keys, stream, address).await {

@@ -11,6 +11,7 @@ pub mod login;
 pub mod open;
 pub mod owed;
 mod password;
+pub mod turns;
 
 pub use error::ServerError;
 

@@ -1,4 +1,4 @@
-//! Opening a connection to a server: hosts in their order, and TLS as the configuration demands it.
+//! Opening a connection to a server: hosts one after the other, and TLS as the configuration demands it.
 //!
 //! What libpq does with `sslmode` is what happens here: `allow` and `prefer` have two ways to a server, and take the second
 //! where the first is refused.
@@ -14,6 +14,7 @@ use crate::net::tls::current::Current;
 use crate::protocol::ErrorFields;
 use crate::server::ServerError;
 use crate::server::login::Target;
+use crate::server::turns::Turns;
 use rustls_pki_types::ServerName;
 use std::fmt;
 use std::io;
@@ -26,6 +27,8 @@ pub struct Means {
     pub keys: Arc<KeyCache>,
     /// TLS with servers.
     pub tls: Current<ServerTls>,
+    /// Which of several hosts comes next.
+    pub turns: Turns,
 }
 
 /// How to reach one server again: a cancel request goes the way that the connection went.
@@ -78,13 +81,15 @@ pub(super) fn depends_on_tls(error: &ServerError) -> bool {
     }
 }
 
-/// Connects to the first host that answers. The way that was taken is where it may be tried again.
+/// Connects to the first host that answers, beginning with the one whose turn it is. The way that was taken is where it may be tried again.
 ///
 /// # Errors
 /// That of the last host.
-pub(super) async fn open(target: &Target, way: &Way) -> Result<(Stream, Route), ServerError> {
+pub(super) async fn open(target: &Target, way: &Way, turns: &Turns) -> Result<(Stream, Route), ServerError> {
     let mut last = ServerError::Protocol("no host");
-    for host in &target.hosts {
+    let first = turns.first(target);
+    let (before, from) = target.hosts.split_at(first.min(target.hosts.len()));
+    for host in from.iter().chain(before) {
         let outcome = match connect(host, target.port, &target.tcp).await {
             Ok(socket) => enter(socket, host, target.port, way).await,
             Err(error) => {
@@ -92,7 +97,10 @@ pub(super) async fn open(target: &Target, way: &Way) -> Result<(Stream, Route), 
             }
         };
         match outcome {
-            Ok(opened) => return Ok(opened),
+            Ok(opened) => {
+                turns.answered(target, host);
+                return Ok(opened);
+            }
             Err(error) => last = error,
         }
     }

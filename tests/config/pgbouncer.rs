@@ -29,7 +29,7 @@ max_client_conn = 700
 max_db_connections = 9
 admin_users = alice, bob
 server_check_query = select 1
-server_lifetime = 0
+server_lifetime = 90
 tcp_user_timeout = 1500
 log_connections = 0
 log_disconnections = no
@@ -46,8 +46,10 @@ max_client_conn = 700
 max_db_connections = 9
 admin_users = "alice,bob"
 server_check_query = "select 1"
-server_lifetime = 0
+server_lifetime = "90s"
 server_login_retry = "15s"
+shutdown_timeout = 0
+syslog_ident = "pgbouncer"
 tcp_user_timeout = "1500ms"
 log_connections = false
 log_disconnections = false
@@ -55,6 +57,7 @@ unix_socket_dir = "/run"
 unix_socket_mode = "0770"
 [databases.app]
 host = ["10.0.0.1", "10.0.0.2"]
+load_balance_hosts = "round-robin"
 port = 5433
 dbname = "prod"
 user = "svc"
@@ -130,21 +133,11 @@ fn the_reset_of_an_ini_follows_its_settings() {
 #[test]
 fn what_pgvalet_lacks_is_one_warning_each_with_a_reason() {
     let text = format!(
-        "[pgbouncer]\nlogfile = /x\nserver_round_robin = 1\npkt_buf = 8192\npkt_buf = 16384\nquery_wait_notify = 9\n\
-         peer_id = 0\nclient_tls_ecdhcurve = P-256\n[peers]\n1 = host=a\n2 = host=b\n[pgbouncer]{INI_REST}\
-         b = host=a max_db_client_connections=3 load_balance_hosts=round-robin\n"
+        "[pgbouncer]\nmax_packet_size = 1\nserver_lifetime = 0\npkt_buf = 8192\npkt_buf = 16384\nsuspend_timeout = 9\n\
+         job_name = pgbouncer\nclient_tls_ecdhcurve = P-256\n[pgbouncer]{INI_REST}"
     );
     let config = ini(&text).unwrap();
-    let keys = [
-        "logfile",
-        "server_round_robin",
-        "pkt_buf",
-        "query_wait_notify",
-        "client_tls_ecdhcurve",
-        "peers",
-        "databases.b.max_db_client_connections",
-        "databases.b.load_balance_hosts",
-    ];
+    let keys = ["max_packet_size", "server_lifetime", "pkt_buf", "suspend_timeout", "client_tls_ecdhcurve"];
     assert_eq!(config.warnings.len(), keys.len(), "{:#?}", config.warnings);
     for (warning, key) in config.warnings.iter().zip(keys) {
         assert!(warning.contains(&format!(": {key}: ")), "{key}: {warning}");

@@ -2,10 +2,10 @@
 
 use crate::admin::table::{Column, Row, Type, Value};
 use crate::admin::{Admin, CONSOLE};
-use crate::config::{Database, Host, PoolMode};
+use crate::config::{Database, Host, LoadBalance, PoolMode, resolve};
 use crate::pool::{Duty, Pool};
 use Type::{Int4, Text};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -146,10 +146,10 @@ impl Admin {
                 database.reserve_pool_size.into(),
                 database.server_lifetime.map_or(0, |limit| limit.as_secs()).into(),
                 database.pool_mode.map(mode_name).into(),
-                Value::Null,
+                balance(&database.hosts, database.load_balance),
                 database.max_db_connections.unwrap_or(0).into(),
                 servers.into(),
-                0u32.into(),
+                database.max_db_client_connections.unwrap_or(0).into(),
                 clients.into(),
                 self.registry.is_paused(name).into(),
                 self.registry.is_disabled(name).into(),
@@ -181,34 +181,36 @@ impl Admin {
 
     pub(super) fn users(&self) -> Vec<Row> {
         let config = self.registry.config();
-        let mut servers: BTreeMap<Arc<str>, (u32, u32)> = BTreeMap::new();
+        let mut servers: BTreeMap<Arc<str>, u32> = BTreeMap::new();
         for pool in self.registry.pools() {
-            let counts = servers.entry(pool.key.user.clone()).or_default();
-            *counts = (counts.0 + pool.status().servers, counts.1 + clients_of(&pool));
+            *servers.entry(pool.key.user.clone()).or_default() += pool.status().servers;
         }
+        // Those that were looked up are there for as long as they have clients or servers.
+        let mut names: BTreeSet<Box<str>> = config.users.keys().map(|name| name.as_str().into()).collect();
+        names.extend(self.census.users());
+        names.extend(servers.keys().map(|name| (**name).into()));
+        names.insert(CONSOLE.into());
         let limit = |limit: Option<Option<u32>>| limit.map(|limit| limit.unwrap_or(0).to_string());
-        let mut rows: BTreeMap<&str, Row> = BTreeMap::new();
-        for (name, user) in &config.users {
-            let (open, clients) = servers.get(name.as_str()).copied().unwrap_or_default();
-            let row = vec![
-                name.as_str().into(),
-                limit(user.pool_size).unwrap_or_default().into(),
-                user.reserve_pool_size.map(|size| size.to_string()).unwrap_or_default().into(),
-                user.pool_mode.map(mode_name).into(),
-                user.max_user_connections.unwrap_or(0).into(),
-                open.into(),
-                0u32.into(),
-                clients.into(),
-            ];
-            rows.insert(name, row);
-        }
-        rows.entry(CONSOLE).or_insert_with(|| {
-            let zero = || Value::Number(0);
-            let mut row: Row = vec![CONSOLE.into(), "".into(), "".into(), Value::Null];
-            row.extend([zero(), zero(), zero(), zero()]);
-            row
-        });
-        rows.into_values().collect()
+        let row = |name: Box<str>| {
+            let user = config.user(&name);
+            let user = user.as_deref();
+            let connections =
+                user.map_or(config.general.max_user_connections, |user| user.max_user_connections);
+            vec![
+                (*name).into(),
+                limit(user.and_then(|user| user.pool_size)).unwrap_or_default().into(),
+                user.and_then(|user| user.reserve_pool_size)
+                    .map(|size| size.to_string())
+                    .unwrap_or_default()
+                    .into(),
+                user.and_then(|user| user.pool_mode).map(mode_name).into(),
+                connections.unwrap_or(0).into(),
+                servers.get(&*name).copied().unwrap_or(0).into(),
+                resolve::max_user_client_connections(&config.general, user).unwrap_or(0).into(),
+                self.census.of_user(&name).into(),
+            ]
+        };
+        names.into_iter().map(row).collect()
     }
 
     pub(super) fn lists(&self) -> Vec<Row> {
@@ -281,8 +283,17 @@ fn pool_row(pool: &Pool) -> Row {
         status.oldest_wait.as_secs().into(),
         status.oldest_wait.subsec_micros().into(),
         mode_name(pool.policy().mode).into(),
-        Value::Null,
+        balance(&pool.target.hosts, pool.target.load_balance),
     ]
+}
+
+/// How connections are spread over several hosts.
+fn balance(hosts: &[Host], how: LoadBalance) -> Value {
+    match how {
+        _ if hosts.len() < 2 => Value::Null,
+        LoadBalance::RoundRobin => "round-robin".into(),
+        LoadBalance::Disable => "disable".into(),
+    }
 }
 
 /// A pool mode by its name.

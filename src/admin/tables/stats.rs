@@ -139,6 +139,30 @@ impl Admin {
         rows("total", totals).chain(rows("avg", averages)).collect()
     }
 
+    /// The averages over all databases in one line, as pgbouncer logs them.
+    #[must_use]
+    pub fn stats_line(&self) -> String {
+        let Sums {
+            assignments: _,
+            transactions,
+            queries,
+            received,
+            sent,
+            transaction_us,
+            query_us,
+            wait_us,
+            client_parses,
+            server_parses,
+            binds,
+            logins,
+        } = self.averages.overall(&sums(&self.registry));
+        format!(
+            "stats: {transactions} xacts/s, {queries} queries/s, {client_parses} client parses/s, {server_parses} server parses/s, \
+             {binds} binds/s, {logins} client logins/s, in {received} B/s, out {sent} B/s, xact {transaction_us} us, \
+             query {query_us} us, wait {wait_us} us"
+        )
+    }
+
     pub(super) fn counters(&self) -> Vec<Row> {
         let mut by_database: BTreeMap<Arc<str>, Vec<u64>> = BTreeMap::new();
         for pool in self.registry.pools() {

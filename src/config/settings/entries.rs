@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use super::{About, Setting};
 use crate::config::units::{
-    CheckQuery, File, Flag, Hosts, Limit, Maybe, Number, Password, Port, Text, Time, TimeLimit, Unit, Word,
+    File, Flag, Hosts, Limit, Maybe, Number, Password, Port, Text, Time, TimeLimit, Unit, Word,
 };
-use crate::config::{Host, Pin, PoolMode, Reset};
+use crate::config::{Host, LoadBalance, Pin, PoolMode, Reset};
 
 /// A database as a file describes it: what is `None` is inherited.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -34,6 +34,8 @@ pub(in crate::config) struct DatabaseEntry {
     pub(in crate::config) min_pool_size: Option<u32>,
     pub(in crate::config) reserve_pool_size: Option<u32>,
     pub(in crate::config) max_db_connections: Option<Option<u32>>,
+    pub(in crate::config) max_db_client_connections: Option<Option<u32>>,
+    pub(in crate::config) load_balance_hosts: Option<LoadBalance>,
     pub(in crate::config) reset: Option<Reset>,
     pub(in crate::config) pin: Option<Pin>,
     pub(in crate::config) max_pinned: Option<Option<u32>>,
@@ -52,10 +54,12 @@ pub(in crate::config) struct UserEntry {
     pub(in crate::config) pool_size: Option<Option<u32>>,
     pub(in crate::config) reserve_pool_size: Option<u32>,
     pub(in crate::config) max_user_connections: Option<Option<u32>>,
+    pub(in crate::config) max_user_client_connections: Option<Option<u32>>,
     pub(in crate::config) query_timeout: Option<Option<Duration>>,
     pub(in crate::config) query_wait_timeout: Option<Option<Duration>>,
     pub(in crate::config) client_idle_timeout: Option<Option<Duration>>,
     pub(in crate::config) idle_transaction_timeout: Option<Option<Duration>>,
+    pub(in crate::config) transaction_timeout: Option<Option<Duration>>,
 }
 
 /// The settings of a database. An empty default is inherited: from the user, or from the general setting.
@@ -67,6 +71,8 @@ pub(in crate::config) static DATABASE: &[Setting<DatabaseEntry>] = &[
         "Where the server is: a name, an address, the directory of a Unix socket, or several of these, tried in order. Default in a pgbouncer.ini: the Unix socket in `unix_socket_dir`."),
     setting!(port: Maybe<Port<1>> = "5432", reload,
         "Port of the server, also in the name of its Unix socket."),
+    setting!(load_balance_hosts: Maybe<Word<LoadBalance>> = "", reload,
+        "Which of several hosts a new server connection goes to: the next in turn (`round-robin`), or the one that answered last (`disable`). Where it cannot be reached, the others are tried. Default: `disable`; in a pgbouncer.ini: `round-robin`."),
     setting!(user: Maybe<Text> = "", reload,
         "A fixed server user: all clients of the database share one pool. Default: each client's own user, with a pool each."),
     setting!(password: Maybe<Password> = "", reload,
@@ -95,6 +101,8 @@ pub(in crate::config) static DATABASE: &[Setting<DatabaseEntry>] = &[
         "Overrides the general `reserve_pool_size`."),
     setting!(max_db_connections: Maybe<Limit> = "", reload,
         "Overrides the general `max_db_connections`."),
+    setting!(max_db_client_connections: Maybe<Limit> = "", reload,
+        "Overrides the general `max_db_client_connections`."),
     setting!(reset: Maybe<Word<Reset>> = "", reload,
         "Overrides the general `reset`."),
     setting!(pin: Maybe<Word<Pin>> = "", reload,
@@ -136,6 +144,8 @@ pub(in crate::config) static USER: &[Setting<UserEntry>] = &[
         "Overrides the database's and the general `reserve_pool_size`."),
     setting!(max_user_connections: Maybe<Limit> = "", reload,
         "Overrides the general `max_user_connections`."),
+    setting!(max_user_client_connections: Maybe<Limit> = "", reload,
+        "Overrides the general `max_user_client_connections`."),
     setting!(query_timeout: Maybe<TimeLimit> = "", reload,
         "Overrides the general `query_timeout`."),
     setting!(query_wait_timeout: Maybe<TimeLimit> = "", reload,
@@ -144,4 +154,6 @@ pub(in crate::config) static USER: &[Setting<UserEntry>] = &[
         "Overrides the general `client_idle_timeout`."),
     setting!(idle_transaction_timeout: Maybe<TimeLimit> = "", reload,
         "Overrides the general `idle_transaction_timeout`."),
+    setting!(transaction_timeout: Maybe<TimeLimit> = "", reload,
+        "Overrides the general `transaction_timeout`."),
 ];

@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 
 use super::{Scalar, Unit, quoted, text};
-use crate::config::{AuthType, Pin, PoolMode, Reset};
+use crate::config::{AuthType, Facility, LoadBalance, Pin, PoolMode, Reset};
 
 /// One word of a fixed few.
 pub(in crate::config) struct Word<T>(PhantomData<T>);
@@ -73,6 +73,31 @@ impl Words for Reset {
 impl Words for Pin {
     const KIND: &'static str = "`\"allow\"` or `\"refuse\"`";
     const ALL: &'static [(&'static str, Self)] = &[("allow", Self::Allow), ("refuse", Self::Refuse)];
+}
+
+impl Words for LoadBalance {
+    const KIND: &'static str = "`\"round-robin\"` or `\"disable\"`";
+    const ALL: &'static [(&'static str, Self)] =
+        &[("disable", Self::Disable), ("round-robin", Self::RoundRobin)];
+}
+
+impl Words for Facility {
+    const KIND: &'static str =
+        "`\"auth\"`, `\"authpriv\"`, `\"daemon\"`, `\"user\"`, `\"local0\"` to `\"local7\"`";
+    const ALL: &'static [(&'static str, Self)] = &[
+        ("auth", Self::Auth),
+        ("authpriv", Self::AuthPriv),
+        ("daemon", Self::Daemon),
+        ("user", Self::User),
+        ("local0", Self::Local0),
+        ("local1", Self::Local1),
+        ("local2", Self::Local2),
+        ("local3", Self::Local3),
+        ("local4", Self::Local4),
+        ("local5", Self::Local5),
+        ("local6", Self::Local6),
+        ("local7", Self::Local7),
+    ];
 }
 
 /// Whether the log is JSON.

@@ -1,0 +1,102 @@
+//! Who is logged in, counted over all workers: by database, and by the user that the client is.
+//!
+//! Touched at logins and when clients leave, never by a transaction. The admin console is not counted.
+
+use crate::config::{Config, resolve};
+use crate::error::{Error, Kind};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Counts clients.
+#[derive(Debug, Default)]
+pub struct Census(Mutex<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    databases: HashMap<Box<str>, u32>,
+    users: HashMap<Box<str>, u32>,
+}
+
+/// A client that was counted; counted out again when dropped.
+#[derive(Debug)]
+pub struct Counted {
+    census: Arc<Census>,
+    /// `None` once somebody else sees to it.
+    names: Option<(Box<str>, Box<str>)>,
+}
+
+impl Census {
+    /// Counts a client in, if its database and its user may have one more.
+    ///
+    /// # Errors
+    /// Which limit it was.
+    pub fn enter(self: &Arc<Census>, config: &Config, database: &str, user: &str) -> Result<Counted, Error> {
+        let (of_database, known) = (config.database(database), config.user(user));
+        let by_database = of_database
+            .map_or(config.general.max_db_client_connections, |entry| entry.max_db_client_connections);
+        let by_user = resolve::max_user_client_connections(&config.general, known.as_deref());
+        let mut counts = self.counts();
+        let is_full = |counts: &HashMap<Box<str>, u32>, name: &str, limit: Option<u32>| {
+            limit.is_some_and(|limit| counts.get(name).copied().unwrap_or(0) >= limit)
+        };
+        if is_full(&counts.databases, database, by_database) {
+            return Err(exceeded("max_db_client_connections"));
+        }
+        if is_full(&counts.users, user, by_user) {
+            return Err(exceeded("max_user_client_connections"));
+        }
+        *counts.databases.entry(database.into()).or_default() += 1;
+        *counts.users.entry(user.into()).or_default() += 1;
+        Ok(Counted { census: self.clone(), names: Some((database.into(), user.into())) })
+    }
+
+    /// Counts a client out whose [`Counted`] was handed over.
+    pub fn leave(&self, database: &str, user: &str) {
+        let mut counts = self.counts();
+        let Counts { databases, users } = &mut *counts;
+        for (counts, name) in [(databases, database), (users, user)] {
+            if let Some(count) = counts.get_mut(name) {
+                *count = count.saturating_sub(1);
+                if *count == 0 {
+                    counts.remove(name);
+                }
+            }
+        }
+    }
+
+    /// Clients of a user, over all databases.
+    #[must_use]
+    pub fn of_user(&self, name: &str) -> u32 {
+        self.counts().users.get(name).copied().unwrap_or(0)
+    }
+
+    /// Names of the users who are logged in.
+    #[must_use]
+    pub fn users(&self) -> Vec<Box<str>> {
+        self.counts().users.keys().cloned().collect()
+    }
+
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Counted {
+    /// From now on whoever registers the client counts it out, by [`Census::leave`].
+    pub fn hand_over(mut self) {
+        self.names = None;
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if let Some((database, user)) = &self.names {
+            self.census.leave(database, user);
+        }
+    }
+}
+
+fn exceeded(limit: &str) -> Error {
+    Error::new(Kind::TooManyClients, format!("client connections exceeded ({limit})"))
+        .hint("Close connections that are not in use, or raise the limit.")
+}

@@ -8,6 +8,7 @@ use support::backend::{Message, first_error, rows, tags};
 use support::cluster::{Cluster, PASSWORD, Role};
 use support::pgvalet::{Builder, Pgvalet};
 use support::programs::psql;
+use support::tables::{PGBOUNCER, described, expected};
 use support::wire::{Client, Login};
 use support::{eventually, frontend};
 
@@ -36,98 +37,6 @@ fn show(console: &mut Client, what: &str) -> Vec<Row> {
 
 fn of_database(rows: &[Row], database: &str) -> Row {
     rows.iter().find(|row| row["database"] == database).unwrap_or_else(|| panic!("{rows:?}")).clone()
-}
-
-/// Names and type OIDs of a RowDescription.
-fn described(messages: &[Message]) -> Vec<(String, u32)> {
-    let message = messages.iter().find(|message| message.tag == b'T').expect("a RowDescription");
-    let names = message.columns().expect("columns");
-    let mut rest = &message.body[2..];
-    let oids = names.iter().map(|name| {
-        rest = &rest[name.len() + 1..];
-        let oid = u32::from_be_bytes(rest[6..10].try_into().expect("four bytes"));
-        rest = &rest[18..];
-        oid
-    });
-    let oids: Vec<u32> = oids.collect();
-    names.into_iter().zip(oids).collect()
-}
-
-/// What pgbouncer 1.26 shows: `i` int4, `b` int8, `n` numeric, else text.
-const PGBOUNCER: [(&str, &str); 19] = [
-    (
-        "STATS",
-        "database n:total_server_assignment_count n:total_xact_count n:total_query_count n:total_received \
-         n:total_sent n:total_xact_time n:total_query_time n:total_wait_time n:total_client_parse_count \
-         n:total_server_parse_count n:total_bind_count n:total_client_login_count \
-         n:avg_server_assignment_count n:avg_xact_count n:avg_query_count n:avg_recv n:avg_sent \
-         n:avg_xact_time n:avg_query_time n:avg_wait_time n:avg_client_parse_count n:avg_server_parse_count \
-         n:avg_bind_count n:avg_client_login_count",
-    ),
-    (
-        "STATS_TOTALS",
-        "database n:server_assignment_count n:xact_count n:query_count n:bytes_received n:bytes_sent \
-         n:xact_time n:query_time n:wait_time n:client_parse_count n:server_parse_count n:bind_count \
-         n:client_login_count",
-    ),
-    (
-        "STATS_AVERAGES",
-        "database n:server_assignment_count n:xact_count n:query_count n:bytes_received n:bytes_sent \
-         n:xact_time n:query_time n:wait_time n:avg_client_parse_count n:avg_server_parse_count \
-         n:avg_bind_count n:avg_client_login_count",
-    ),
-    ("TOTALS", "name n:value"),
-    ("CLIENTS", SOCKETS.0),
-    ("SERVERS", SOCKETS.0),
-    ("SOCKETS", SOCKETS.1),
-    ("ACTIVE_SOCKETS", SOCKETS.1),
-    (
-        "POOLS",
-        "database user i:cl_active i:cl_waiting i:cl_active_cancel_req i:cl_waiting_cancel_req i:sv_active \
-         i:sv_active_cancel i:sv_being_canceled i:sv_idle i:sv_used i:sv_tested i:sv_login i:maxwait \
-         i:maxwait_us pool_mode load_balance_hosts",
-    ),
-    ("PEER_POOLS", "i:peer_id i:cl_active_cancel_req i:cl_waiting_cancel_req i:sv_active_cancel i:sv_login"),
-    (
-        "DATABASES",
-        "name host i:port database force_user i:pool_size i:min_pool_size i:reserve_pool_size \
-         i:server_lifetime pool_mode load_balance_hosts i:max_connections i:current_connections \
-         i:max_client_connections i:current_client_connections i:paused i:disabled",
-    ),
-    (
-        "USERS",
-        "name pool_size reserve_pool_size pool_mode i:max_user_connections i:current_connections \
-         i:max_user_client_connections i:current_client_connections",
-    ),
-    ("PEERS", "i:peer_id host i:port i:pool_size"),
-    ("LISTS", "list i:items"),
-    (
-        "FDS",
-        "i:fd task user database addr i:port b:cancel i:link client_encoding std_strings datestyle timezone \
-         password scram_client_key scram_server_key",
-    ),
-    ("CONFIG", "key value default changeable"),
-    ("MEM", "name i:size i:used i:free i:memtotal"),
-    ("DNS_HOSTS", "hostname b:ttl addrs"),
-    ("DNS_ZONES", "zonename b:serial i:count"),
-];
-
-const SOCKETS: (&str, &str) = (
-    "type user database replication state addr i:port local_addr i:local_port connect_time request_time \
-     i:wait i:wait_us i:close_needed ptr link i:remote_pid tls application_name i:prepared_statements i:id",
-    "type user database replication state addr i:port local_addr i:local_port connect_time request_time \
-     i:wait i:wait_us i:close_needed ptr link i:remote_pid tls application_name i:prepared_statements i:id \
-     i:recv_pos i:pkt_pos i:pkt_remain i:send_pos i:send_remain i:pkt_avail i:send_avail",
-);
-
-fn expected(columns: &str) -> Vec<(String, u32)> {
-    let column = |word: &str| match word.split_once(':') {
-        Some(("i", name)) => (name.to_owned(), 23),
-        Some(("b", name)) => (name.to_owned(), 20),
-        Some((_, name)) => (name.to_owned(), 1700),
-        None => (word.to_owned(), 25),
-    };
-    columns.split_whitespace().map(column).collect()
 }
 
 #[test]
@@ -161,20 +70,6 @@ fn tables_have_pgbouncers_columns_in_its_order_and_types_by_either_protocol() {
         assert!(help[0].field(b'D').is_some_and(|detail| detail.contains("\tSHOW STATS|STATS_TOTALS")));
         let version = console.parameter("server_version").expect("a version");
         assert!(version.ends_with("/bouncer"), "{version}");
-    }
-}
-
-#[test]
-#[ignore = "PGVALET_PGBOUNCER names a pgbouncer 1.26 that listens on 127.0.0.1, as port:user"]
-fn a_real_pgbouncer_has_the_same_columns() {
-    let place = std::env::var("PGVALET_PGBOUNCER").expect("port:user");
-    let (port, user) = place.split_once(':').expect("port:user");
-    let address = format!("127.0.0.1:{port}").parse().expect("a port");
-    let login = Login::new(user, "pgbouncer");
-    let mut theirs = Client::login(&support::Endpoint::Tcp(address), &login).expect("it lets us in");
-    // It has no FDS any more.
-    for (table, columns) in PGBOUNCER.iter().filter(|(table, _)| *table != "FDS") {
-        assert_eq!(described(&theirs.query(&format!("SHOW {table}"))), expected(columns), "{table}");
     }
 }
 

@@ -54,6 +54,9 @@ install_what_is_missing() {
     python3 -c 'import ensurepip' 2>/dev/null || further+=(python3-venv)
     command -v npm >/dev/null || further+=(nodejs npm)
     command -v pg_config >/dev/null && [ -e "$(pg_config --includedir)/libpq-fe.h" ] || further+=(libpq-dev)
+    # For the comparison with pgbouncer, and the scripts that watch it.
+    command -v pgbouncer >/dev/null || [ -x /usr/sbin/pgbouncer ] || further+=(pgbouncer)
+    command -v check_postgres >/dev/null || further+=(check-postgres)
 
     if [ ${#packages[@]} -gt 0 ]; then
         say "installing ${packages[*]} with apt"
@@ -64,7 +67,7 @@ install_what_is_missing() {
         exit 1
     fi
     [ ${#further[@]} -gt 0 ] || return 0
-    say "installing ${further[*]} with apt, for the tests of drivers and of further PostgreSQL versions"
+    say "installing ${further[*]} with apt, for the tests of drivers, of pgbouncer's tools and of further PostgreSQL versions"
     install_packages "${further[@]}" || note "some tests are skipped for want of packages: sudo apt-get install ${further[*]}"
 }
 

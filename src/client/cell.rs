@@ -324,7 +324,7 @@ impl ClientCell {
         {
             let error = Error::new(
                 Kind::TransactionTimeout,
-                "transaction timeout: the transaction took too long and was rolled back",
+                "transaction timeout: the transaction took too long and was rolled back (transaction_timeout)",
             );
             return Some(Verdict::End(
                 error.hint("Make the transaction shorter, or raise transaction_timeout."),
@@ -354,7 +354,7 @@ impl ClientCell {
                 Verdict::End(
                     Error::new(
                         Kind::QueryTimeout,
-                        "query_timeout: the query ran for too long and was canceled",
+                        "query timeout: the query ran for too long and was canceled (query_timeout)",
                     )
                     .hint("Make the query faster, or raise query_timeout."),
                 )
@@ -363,7 +363,7 @@ impl ClientCell {
                 Verdict::End(
                     Error::new(
                         Kind::IdleInTransaction,
-                        "idle_transaction_timeout: the transaction was idle for too long and was rolled back",
+                        "idle transaction timeout: the transaction was idle for too long and was rolled back (idle_transaction_timeout)",
                     )
                     .hint("End transactions soon, or raise idle_transaction_timeout."),
                 )

@@ -44,7 +44,7 @@ pub(super) async fn serve(
     let is_admin = config.general.admin_users.iter().any(|name| name == user)
         || is_owner(connection, startup.database(), user);
     if !is_admin && !config.general.stats_users.iter().any(|name| name == user) {
-        let text = format!("user \"{user}\" may not use the admin console");
+        let text = format!("not allowed: user \"{user}\" may not use the admin console");
         return Err(Error::new(Kind::InvalidAuthorization, text)
             .hint("Name the user in admin_users or stats_users.")
             .into());

@@ -348,7 +348,9 @@ async fn log_in(
     let plan = |config: &Config| routing::route(config, &database_name, &user_name);
     let unknown = |hint| {
         let text = format!("database \"{database_name}\" does not exist");
-        Refusal::Error(Error::new(Kind::UnknownDatabase, text).hint(hint))
+        // What PostgreSQL says, for drivers; what pgbouncer says, for whoever looks for that.
+        let detail = format!("no such database: {database_name}");
+        Refusal::Error(Error::new(Kind::UnknownDatabase, text).detail(detail).hint(hint))
     };
     if let Some(kind) = replication {
         let plan = |config: &Config| match kind {

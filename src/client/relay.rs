@@ -457,7 +457,7 @@ impl Relay {
             if self.shard.with_policy(|policy| policy.mode) == PoolMode::Statement {
                 let error = Error::new(
                     Kind::NoTransactions,
-                    "transaction blocks are not allowed in statement pooling",
+                    "transaction blocks not allowed in statement pooling mode",
                 )
                 .hint("Use pool_mode = \"transaction\" for this database.");
                 return Err(End::Fatal(error));

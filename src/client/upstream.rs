@@ -173,7 +173,7 @@ impl Relay {
         }
         if matches!(header.tag, b'Q' | b'P') && self.is_refused_by_mode(header) {
             let error =
-                Error::new(Kind::NoTransactions, "transaction blocks are not allowed in statement pooling")
+                Error::new(Kind::NoTransactions, "transaction blocks not allowed in statement pooling mode")
                     .hint("Use pool_mode = \"transaction\" for this database.");
             self.fail_request(&error)?;
             return Ok(Step::Done);

@@ -11,9 +11,9 @@ use serde::Deserialize;
 use super::draft::{Draft, Section};
 use super::missing::{self, Missing};
 use super::problem::Place;
-use super::settings::{self, About};
+use super::settings::{self, InForce};
 use super::units::{MillisLimit, Scalar, Time, Unit};
-use super::{Config, General, Problems, resolve};
+use super::{Config, Problems, Reset, resolve};
 
 /// What a configuration was made of. All are equal: two configurations that mean the same are the same.
 #[derive(Clone)]
@@ -70,11 +70,33 @@ fn messages(problems: &Problems) -> String {
     problems.iter().map(message).collect::<Vec<_>>().join("\n")
 }
 
-/// Every general setting with its value in `general` and its default, as an ini would write them: no quotes, durations in
-/// seconds, 1 for true.
-pub(super) fn plain_values(general: &General) -> impl Iterator<Item = (About, String, String)> {
-    settings::values(general)
-        .map(|(about, value)| (about, plain(about.kind, &value), plain(about.kind, about.default)))
+/// Every general setting as an ini would write it: no quotes, durations in seconds, 1 for true.
+pub(super) fn in_force(config: &Config) -> Vec<InForce> {
+    let ini = config.is_ini();
+    let own = settings::values(&config.general).map(|(about, value)| {
+        let default = about.pgbouncer.filter(|_| ini).unwrap_or(about.default);
+        let (value, default) = (plain(about.kind, &value), plain(about.kind, default));
+        InForce { name: about.name, value, default, reload: about.reload }
+    });
+    let mut all: Vec<InForce> = own.collect();
+    if ini {
+        let written = &config.source.0.passed_over;
+        all.extend(missing::defaults().map(|(name, default)| InForce {
+            name,
+            value: written.get(name).cloned().unwrap_or_else(|| default.to_owned()),
+            default: default.to_owned(),
+            reload: false,
+        }));
+        let always = u8::from(config.general.reset == Reset::Always).to_string();
+        all.push(InForce {
+            name: "server_reset_query_always",
+            value: always,
+            default: "0".into(),
+            reload: true,
+        });
+    }
+    all.sort_by_key(|setting| setting.name);
+    all
 }
 
 /// A TOML value of this kind as an ini would write it.

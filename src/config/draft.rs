@@ -30,6 +30,8 @@ pub(super) struct Draft {
     places: BTreeMap<String, Place>,
     pub(super) problems: Vec<Problem>,
     pub(super) warnings: Vec<Problem>,
+    /// What an ini says of settings that pgvalet lacks.
+    pub(super) passed_over: BTreeMap<String, String>,
     /// The syntax is broken: what seems to be missing may only have been lost.
     pub(super) incomplete: bool,
 }
@@ -74,6 +76,7 @@ impl Draft {
             places: BTreeMap::new(),
             problems: Vec::new(),
             warnings: Vec::new(),
+            passed_over: BTreeMap::new(),
             incomplete: false,
         }
     }

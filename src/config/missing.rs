@@ -33,10 +33,10 @@ const GENERAL: &[(&str, &str, &str)] = &[
     ("pkt_buf", "4096", "has no meaning here: buffers are sized by their use"),
     ("max_packet_size", "2147483647", "has no meaning here: messages stream through and are never gathered"),
     ("sbuf_loopcnt", "5", "has no meaning here: a busy client yields to others anyway"),
-    ("tcp_defer_accept", "0,1,45", "has no meaning here: waiting logins cost little"),
+    ("tcp_defer_accept", "0,45,1", "has no meaning here: waiting logins cost little"),
     ("disable_pqexec", "0", "not supported yet: queries of several statements are passed on"),
     ("client_tls_ecdhcurve", "auto", "has no meaning here: all curves that are safe are offered"),
-    ("client_tls_dheparams", "auto,none,legacy", "has no meaning here: there is no key exchange that needs parameters"),
+    ("client_tls_dheparams", "none,legacy,auto", "has no meaning here: there is no key exchange that needs parameters"),
 ];
 
 /// The same for a line of `[databases]`.
@@ -79,6 +79,11 @@ pub(super) fn why(key: &str) -> Option<&'static str> {
     }
     let mut all = [GENERAL, DATABASE, USER].into_iter().flatten();
     all.find(|(name, ..)| *name == key).map(|(.., why)| *why)
+}
+
+/// The settings of `[pgbouncer]` that pgvalet lacks, with pgbouncer's defaults.
+pub(super) fn defaults() -> impl Iterator<Item = (&'static str, &'static str)> {
+    GENERAL.iter().map(|(name, harmless, _)| (*name, harmless.rsplit(',').next().unwrap_or_default()))
 }
 
 fn found(table: &[(&str, &str, &'static str)], key: &str, value: &str) -> Option<Missing> {

@@ -159,6 +159,9 @@ impl Reader {
             self.draft.set(&Section::General, key, &Scalar::Text("1s".into()), place);
             return;
         }
+        if missing::why(key).is_some() {
+            self.draft.passed_over.insert(key.to_owned(), value.to_owned());
+        }
         match missing::general(key, value) {
             None => self.draft.set(&Section::General, key, &scalar, place),
             Some(Missing::Harmless) => {}

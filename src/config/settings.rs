@@ -15,7 +15,7 @@ use super::units::{
     Number, OptionalAddress, OptionalText, Pause, Port, Protocols, Roots, Scalar, Suites, Text, Time,
     TimeLimit, Unit, Word, Workers,
 };
-use super::{AuthType, Facility, General, Log, Pin, PoolMode, Reset, Tcp, missing};
+use super::{AuthType, Config, Facility, General, Log, Pin, PoolMode, Reset, Tcp, missing};
 
 /// A setting, as documentation and SHOW CONFIG see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,9 +54,22 @@ pub fn values(general: &General) -> impl Iterator<Item = (About, String)> {
     GENERAL.iter().map(|setting| (setting.about, (setting.write)(general).unwrap_or_default()))
 }
 
-/// Every general setting with its value in `general` and its default, as an ini would write them.
-pub fn plain_values(general: &General) -> impl Iterator<Item = (About, String, String)> {
-    super::change::plain_values(general)
+/// A setting in force, as an ini would write it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InForce {
+    /// Its name.
+    pub name: &'static str,
+    /// Its value.
+    pub value: String,
+    /// The value where the file says nothing.
+    pub default: String,
+    /// Whether it can be changed without a restart.
+    pub reload: bool,
+}
+
+/// Every general setting by name; with a pgbouncer.ini also those that pgvalet has no use for.
+pub fn in_force(config: &Config) -> Vec<InForce> {
+    super::change::in_force(config)
 }
 
 /// A setting of `T`: what is told about it, and how it gets in and out.

@@ -108,7 +108,8 @@ pub fn give_to_server_user(directory: &Path) {
     assert!(status.success(), "chown of {}", directory.display());
 }
 
-fn as_server_user(program: &Path) -> Command {
+/// A program, run as the user that PostgreSQL runs as.
+pub fn as_server_user(program: &Path) -> Command {
     let Some(user) = ServerUser::get() else { return Command::new(program) };
     let mut command = Command::new("setpriv");
     command

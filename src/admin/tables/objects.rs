@@ -4,7 +4,7 @@ use crate::admin::Admin;
 use crate::admin::table::{Column, Row, Type};
 use crate::client::ClientCell;
 use crate::client::context::Report;
-use crate::config::settings;
+use crate::config::settings::{self, InForce};
 use crate::pool::{Pool, Pooled};
 use Type::{Int4, Int8, Text};
 
@@ -18,10 +18,12 @@ pub(super) const PREPARED: &[Column] =
 impl Admin {
     pub(super) fn config(&self) -> Vec<Row> {
         let config = self.registry.config();
-        let mut rows: Vec<(&str, Row)> = settings::plain_values(&config.general)
-            .map(|(about, value, default)| {
-                let changeable = if about.reload { "yes" } else { "no" };
-                (about.name, vec![about.name.into(), value.into(), default.into(), changeable.into()])
+        let changeable = |reload: bool| if reload { "yes" } else { "no" };
+        let mut rows: Vec<(&str, Row)> = settings::in_force(&config)
+            .into_iter()
+            .map(|setting| {
+                let InForce { name, value, default, reload } = setting;
+                (name, vec![name.into(), value.into(), default.into(), changeable(reload).into()])
             })
             .collect();
         let path = config.path.display().to_string();

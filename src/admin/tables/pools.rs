@@ -157,7 +157,7 @@ impl Admin {
         };
         let mut rows: Vec<Row> = databases.iter().map(row).collect();
         let zero = || Value::Number(0);
-        rows.push(vec![
+        let console = vec![
             CONSOLE.into(),
             Value::Null,
             u32::from(config.general.listen_port).into(),
@@ -175,7 +175,9 @@ impl Admin {
             self.consoles().into(),
             zero(),
             zero(),
-        ]);
+        ];
+        // By name, as pgbouncer has it.
+        rows.insert(databases.keys().filter(|name| &***name < CONSOLE).count(), console);
         rows
     }
 

@@ -8,7 +8,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::{self, Config};
 use crate::net::tls::current::Source;
@@ -74,6 +74,12 @@ Examples:
 Signals: HUP reloads the configuration; TERM and INT let transactions finish, then end (with a pgbouncer.ini, TERM waits until
 all clients have left); a second one, or QUIT, ends at once; USR1 and USR2 are PAUSE and RESUME.
 Exit codes: 0 ended as asked, 1 wrong configuration or failure, 2 wrong arguments.";
+
+/// The command line, for those who describe it.
+#[must_use]
+pub fn command() -> clap::Command {
+    Arguments::command()
+}
 
 /// Does what the command line asks for.
 pub fn run() -> ExitCode {
@@ -176,7 +182,6 @@ fn convert(path: &Path) -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_arguments_are_consistent() {

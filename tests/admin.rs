@@ -212,7 +212,8 @@ fn settings_databases_and_users_are_shown_as_they_are_in_force() {
     let small = databases.iter().find(|row| row["name"] == "small").expect("the database").clone();
     assert_eq!((&*small["database"], &*small["force_user"], &*small["pool_size"]), ("app", "postgres", "3"));
     assert_eq!((&*small["host"], &*small["paused"], &*small["disabled"]), ("127.0.0.1", "0", "0"));
-    assert_eq!(databases.last().expect("rows")["name"], "pgbouncer");
+    let names: Vec<&str> = databases.iter().map(|row| &*row["name"]).collect();
+    assert_eq!(names, ["app", "pgbouncer", "postgres", "small"]);
 
     let users = show(&mut console, "USERS");
     let limited = users.iter().find(|row| row["name"] == "limited").expect("the user");

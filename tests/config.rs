@@ -12,6 +12,8 @@ use pgvalet::config::{
 
 #[path = "config/access.rs"]
 mod access;
+#[path = "config/any_ini.rs"]
+mod any_ini;
 #[path = "config/cli.rs"]
 mod cli;
 #[path = "config/pgbouncer.rs"]
@@ -284,7 +286,6 @@ fn there_must_be_something_to_listen_on() {
 #[test]
 fn there_must_be_a_database_and_the_message_shows_one() {
     assert_problem(toml("[users.app]\npassword = \"x\""), None, "databases", "[databases.app]\n    host");
-    assert_problem(ini("[pgbouncer]\nauth_type = trust\n"), None, "databases", "app = host=");
 }
 
 #[test]

@@ -78,7 +78,11 @@ pub(super) fn check(draft: &mut Draft, users: &BTreeMap<String, User>, rules: Op
         let place = draft.place(&["auth_file"]);
         let message = r#"no client could log in: no user has a password; add a user with password = "...", or set auth_file"#;
         let ini = "no client could log in: no user has a password; set auth_file to a file of lines such as \"app\" \"secret\"";
-        draft.problem(&place, "users", if draft.ini { ini } else { message });
+        if draft.ini {
+            draft.warning(&place, "users", ini);
+        } else {
+            draft.problem(&place, "users", message);
+        }
         return;
     }
     for user in users.values() {

@@ -72,7 +72,7 @@ install_what_is_missing() {
 }
 
 # Driver suites that are quick to install.
-smoke_suites=(python node libpq cli)
+smoke_suites=(python node libpq cli tls)
 
 # Fills `others` with the bin directories of the versions besides the main one.
 find_other_versions() {

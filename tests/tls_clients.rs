@@ -4,13 +4,11 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
-use std::process::Command;
 
 use rustls::HandshakeKind;
 use rustls::version::{TLS12, TLS13};
 use support::backend::first_error;
-use support::cluster::{Cluster, DATABASE, PASSWORD, Role};
+use support::cluster::{Cluster, DATABASE, Role};
 use support::frontend::{self, copy_data, copy_done, query};
 use support::pgvalet::{Builder, Pgvalet};
 use support::programs::{Output, psql_with};
@@ -324,46 +322,6 @@ fn scram_binds_to_the_channel() {
         let environment = [("PGSSLMODE", "require"), ("PGCHANNELBINDING", "require")];
         failed(&psql_with(&valet.tcp(), &wrong, &environment, "SELECT 1"), "password authentication failed");
     }
-}
-
-/// libpq 18 comes with psycopg's wheel, which tests/drivers/run.sh installs.
-#[test]
-fn the_newest_libpq_connects_directly_and_binds_to_the_channel() {
-    let python = Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache/drivers/python/venv/bin/python");
-    if !python.exists() {
-        eprintln!("no libpq 18: run tests/drivers/run.sh first");
-        return;
-    }
-    let setup = Setup::new();
-    let valet = setup.start("require");
-    let script = "import psycopg, sys\n\
-                  connection = psycopg.connect(sys.argv[1])\n\
-                  name = connection.execute('SELECT current_user').fetchone()[0]\n\
-                  print(connection.pgconn.ssl_in_use, name)";
-    let connect = |parameters: &str| {
-        let ((host, port), login) = (valet.tcp().libpq(), Role::Scram.login());
-        let conninfo =
-            format!("host={host} port={port} user={} dbname={} {parameters}", login.user, login.database);
-        let mut command = Command::new(&python);
-        command.args(["-c", script, &conninfo]).env("PGPASSWORD", PASSWORD).env("PYTHONUTF8", "1");
-        let output = command.output().expect("python runs");
-        match output.status.success() {
-            true => Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned()),
-            false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
-        }
-    };
-    let root = format!("sslmode=verify-full sslrootcert={}", setup.path("ca.crt"));
-    for parameters in [
-        "sslmode=prefer gssencmode=disable",
-        "sslmode=require sslnegotiation=direct",
-        &format!("{root} sslnegotiation=direct channel_binding=require"),
-        &format!("{root} channel_binding=require require_auth=scram-sha-256"),
-        "sslmode=require min_protocol_version=3.2 max_protocol_version=latest",
-    ] {
-        assert_eq!(connect(parameters).as_deref(), Ok("True app_scram"), "{parameters}");
-    }
-    let refused = connect("sslmode=disable").expect_err("it has no TLS");
-    assert!(refused.contains("connections without TLS are refused"), "{refused}");
 }
 
 #[test]

@@ -81,7 +81,7 @@ run_suite() {
         for name in "${!PG@}"; do unset "$name"; done
         export PGHOST=127.0.0.1 PGPORT=$port PGUSER=$driver_user PGPASSWORD=$driver_password PGDATABASE=$driver_database
         export DIRECT_HOST=127.0.0.1 DIRECT_PORT=$pg_port ADMIN_USER=$admin_user DRIVERS_CACHE=$cache
-        if $direct; then export DRIVERS_DIRECT=1; else unset DRIVERS_DIRECT; fi
+        if $direct; then export DRIVERS_DIRECT=1; else unset DRIVERS_DIRECT; export PGVALET_BIN=$pgvalet_bin; fi
         if $smoke; then export SMOKE=1; else unset SMOKE; fi
         cd "$here/$1"
         exec timeout --kill-after=10 "$time_limit" bash ./run.sh

@@ -5,6 +5,7 @@
 #   PGHOST PGPORT PGUSER PGPASSWORD PGDATABASE   pgvalet, or PostgreSQL itself if DRIVERS_DIRECT=1
 #   DIRECT_HOST DIRECT_PORT                      PostgreSQL itself, with the same user, password and database
 #   ADMIN_USER                                   a superuser with the same password, known to pgvalet too
+#   PGVALET_BIN                                  the program; not with DRIVERS_DIRECT=1
 #   DRIVERS_CACHE                                the suite's own directory for what it installs; it outlives the run
 #   SMOKE                                        1: the short subset
 #
@@ -57,4 +58,16 @@ python_venv() {
     "$dir/bin/pip" install --quiet --disable-pip-version-check "$@" >"$dir/pip.log" 2>&1 ||
         skip "pip install failed: $(tail -1 "$dir/pip.log")"
     echo "$wanted" >"$dir/.installed"
+}
+
+# node_modules DIR PACKAGE.JSON: installs what the file lists into DIR/node_modules, once.
+node_modules() {
+    [ ! -e "$1/complete" ] || ! cmp -s "$2" "$1/package.json" || return 0
+    rm -rf "$1"
+    mkdir -p "$1"
+    cp "$2" "$1/package.json"
+    # No install scripts: some fetch programs from elsewhere, and none is needed.
+    npm install --prefix "$1" --no-package-lock --ignore-scripts --no-audit --no-fund --no-update-notifier \
+        >"$1/npm.log" 2>&1 || skip "npm install failed: $(tail -1 "$1/npm.log")"
+    touch "$1/complete"
 }

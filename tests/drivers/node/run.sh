@@ -6,19 +6,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 . ../lib/suite.sh
 export NPM_CONFIG_UPDATE_NOTIFIER=false
 
-# install DIRECTORY: what its package.json lists, once, into the same directory of the cache.
-install() {
-    local modules=$DRIVERS_CACHE/$1
-    [ ! -e "$modules/complete" ] || ! cmp -s "$1/package.json" "$modules/package.json" || return 0
-    rm -rf "$modules"
-    mkdir -p "$modules"
-    cp "$1/package.json" "$modules/"
-    # No install scripts: some fetch programs from elsewhere, and none is needed.
-    npm install --prefix "$modules" --no-package-lock --ignore-scripts --no-audit --no-fund >"$modules/npm.log" 2>&1 ||
-        skip "npm install failed: $(tail -1 "$modules/npm.log")"
-    touch "$modules/complete"
-}
-
 version() { node -p "require('$DRIVERS_CACHE/$1/package.json').version"; }
 
 # suite NAME VERSION MODULES FILE: runs a file of tests with these node_modules.
@@ -37,13 +24,13 @@ suite() {
 
 need node nodejs
 need npm npm
-install orm
+node_modules "$DRIVERS_CACHE/orm" orm/package.json
 suite node-postgres "$(version orm/node_modules/pg)" orm node_postgres.test.js
 suite postgres.js "$(version orm/node_modules/postgres)" orm postgres_js.test.js
 [ -z "${SMOKE:-}" ] || exit $status
 
 suite Drizzle "$(version orm/node_modules/drizzle-orm)" orm drizzle.test.js
-install prisma
+node_modules "$DRIVERS_CACHE/prisma" prisma/package.json
 cp prisma/schema.prisma "$DRIVERS_CACHE/prisma/"
 # To generate takes no engine, but the command would fetch one unless it is told of a program.
 (cd "$DRIVERS_CACHE/prisma" && PRISMA_SCHEMA_ENGINE_BINARY=$BASH CHECKPOINT_DISABLE=1 PRISMA_HIDE_UPDATE_MESSAGE=1 \

@@ -1,0 +1,28 @@
+// Connects to each URL of standard input, and says on a line how that went: a value that was asked for, or the error.
+const readline = require('node:readline')
+const { Client } = require('pg')
+
+async function connect(connectionString) {
+  const client = new Client({ connectionString, connectionTimeoutMillis: 20000 })
+  // What is lost after an error was told already.
+  client.on('error', () => {})
+  try {
+    await client.connect()
+    const { rows } = await client.query('SELECT $1::int + 2 AS value', [40])
+    await client.end()
+    return `value ${rows[0].value}`
+  } catch (error) {
+    // After some errors `end` has nobody left who would answer.
+    client.connection.stream.destroy()
+    return `error ${error.code} ${error.message}`
+  }
+}
+
+async function main() {
+  console.log(require('pg/package.json').version)
+  for await (const url of readline.createInterface({ input: process.stdin })) {
+    console.log((await connect(url)).replaceAll('\n', ' '))
+  }
+}
+
+main()

@@ -14,7 +14,8 @@
 //!
 //! - [`runtime`]: the process: workers, listeners, signals, reload, shutdown.
 //! - [`admin`]: the admin console, metrics and health over HTTP. [`client`]: logins, sessions, the relay.
-//! - [`routing`]: from database and user to a pool. [`directory`]: users that `auth_query` finds.
+//! - [`routing`]: from database and user to a pool. [`directory`]: users that `auth_query` finds. [`identity`]: others
+//!   who know users.
 //! - [`pool`]: who has which server, who waits for one.
 //! - [`server`]: one connection to PostgreSQL.
 //! - [`auth`]: passwords. [`session`]: what belongs to a client between leases. [`net`]: sockets and buffers.
@@ -31,6 +32,7 @@ pub mod client;
 pub mod config;
 pub mod directory;
 pub mod error;
+pub mod identity;
 pub mod metrics;
 pub mod moment;
 pub mod net;

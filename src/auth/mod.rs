@@ -1,7 +1,8 @@
 //! Who may log in, and how: the cryptography and the message exchanges of passwords.
 //!
 //! Owns SCRAM-SHA-256 on both sides ([`scram_server`] checks a client, [`scram_client`] logs in to a server), md5
-//! ([`md5`]), the keys behind a password and their cache ([`keys`]), and what an unknown user is shown ([`mock`]). Does not own
+//! ([`md5`]), the messages that carry bearer tokens ([`oauthbearer`]), the keys behind a password and their cache ([`keys`]), and
+//! what an unknown user is shown ([`mock`]). Does not own
 //! the frames around these messages, the choice of a method, or users. Invariants: bytes in, bytes out: no socket, no
 //! clock, no source of randomness (nonces and salts are passed in); no input of a peer panics or costs more than its
 //! bounded length; what depends on a secret is compared in constant time; no error names a secret.
@@ -16,6 +17,7 @@ pub mod keys;
 pub mod learnt;
 pub mod md5;
 pub mod mock;
+pub mod oauthbearer;
 pub mod saslprep;
 pub mod scram;
 pub mod scram_client;

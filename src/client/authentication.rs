@@ -7,6 +7,7 @@
 use crate::auth::hba::{self, Facts, Groups, Outcome, Request, Wanted};
 use crate::auth::learnt::Place;
 use crate::auth::transport::{Certificate, Transport};
+use crate::client::bearer;
 use crate::client::context::Context;
 use crate::client::exchanges::{self, wrong_password};
 use crate::client::login::{Connection, Refusal};
@@ -189,6 +190,10 @@ async fn meet(
             let map = map.clone();
             vouched(context, config, applicant, &mut demand.facts, map.as_deref(), system, failed).await
         }
+        Method::OAuth(oauth) => {
+            let oauth = oauth.clone();
+            bearer::prove(context, connection, config, applicant, &oauth, &mut demand.facts).await
+        }
     }
 }
 
@@ -208,7 +213,7 @@ fn learn(context: &Context, config: &Config, applicant: &Applicant<'_>, secret: 
 }
 
 /// Whether the name `system`, which is proven, may be the user.
-async fn vouched(
+pub(super) async fn vouched(
     context: &Rc<Context>,
     config: &Config,
     applicant: &Applicant<'_>,

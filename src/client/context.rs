@@ -9,6 +9,7 @@ use crate::config::Config;
 use crate::config::tls::ClientTls;
 use crate::directory::Directory;
 use crate::error::{Error, Kind};
+use crate::identity::Identities;
 use crate::moment::Moment;
 use crate::net::Buffers;
 use crate::net::tls::current::Current;
@@ -37,6 +38,8 @@ pub struct Process {
     pub mock: MockSecret,
     /// Users that `auth_query` finds.
     pub directory: Directory,
+    /// Others who know users.
+    pub identities: Identities,
     /// Addresses of the host names in `auth_hba_file`.
     pub host_names: HostNames,
     /// What logins to servers share: the same keys, and TLS.

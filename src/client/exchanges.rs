@@ -84,6 +84,16 @@ pub(super) async fn password(
     name: &str,
     secret: Option<&Secret>,
 ) -> Result<(), Refusal> {
+    let Some(password) = ask_for_password(connection).await? else { return Err(wrong_password(name).into()) };
+    if is_right(context, connection, name, secret, password).await? {
+        Ok(())
+    } else {
+        Err(wrong_password(name).into())
+    }
+}
+
+/// Asks for the password; `None` if no password can be what was sent.
+pub(super) async fn ask_for_password(connection: &mut Connection) -> Result<Option<Password>, Refusal> {
     let mut out = BytesMut::new();
     backend::authentication(&mut out, 3, &[]);
     connection.write(&out).await?;
@@ -92,13 +102,7 @@ pub(super) async fn password(
     if answer.is_empty() {
         return Err(Error::new(Kind::InvalidPassword, "empty password returned by client").into());
     }
-    let known = std::str::from_utf8(answer).ok().and_then(|text| Password::new(text).ok());
-    let Some(password) = known else { return Err(wrong_password(name).into()) };
-    if is_right(context, connection, name, secret, password).await? {
-        Ok(())
-    } else {
-        Err(wrong_password(name).into())
-    }
+    Ok(std::str::from_utf8(answer).ok().and_then(|text| Password::new(text).ok()))
 }
 
 /// Checks a password; somebody unknown takes the time that somebody known does.
@@ -245,15 +249,15 @@ enum Mechanism {
     Plus,
 }
 
-fn invalid_mechanism() -> Refusal {
+/// What a client is told that selects what was not offered.
+pub(super) fn invalid_mechanism() -> Refusal {
     let text = "client selected an invalid SASL authentication mechanism";
     Refusal::Error(Error::new(Kind::ProtocolViolation, text))
 }
 
-/// Reads a SASLInitialResponse: the mechanism, and the client's first message, `None` if it sent none along.
+/// Reads the beginning of SCRAM: the mechanism, and the client's first message, `None` if it sent none along.
 fn sasl_initial(body: &[u8]) -> Result<(Mechanism, Option<&[u8]>), Refusal> {
-    let malformed = || Refusal::Error(Error::new(Kind::ProtocolViolation, "invalid SASL initial response"));
-    let (mechanism, rest) = crate::protocol::frame::cstr(body).ok_or_else(malformed)?;
+    let (mechanism, first) = initial_response(body)?;
     let mechanism = if mechanism == SCRAM_SHA_256.as_bytes() {
         Mechanism::Plain
     } else if mechanism == SCRAM_SHA_256_PLUS.as_bytes() {
@@ -261,6 +265,13 @@ fn sasl_initial(body: &[u8]) -> Result<(Mechanism, Option<&[u8]>), Refusal> {
     } else {
         return Err(invalid_mechanism());
     };
+    Ok((mechanism, first))
+}
+
+/// Reads a SASLInitialResponse: the mechanism's name, and the client's first message, `None` if it sent none along.
+pub(super) fn initial_response(body: &[u8]) -> Result<(&[u8], Option<&[u8]>), Refusal> {
+    let malformed = || Refusal::Error(Error::new(Kind::ProtocolViolation, "invalid SASL initial response"));
+    let (mechanism, rest) = crate::protocol::frame::cstr(body).ok_or_else(malformed)?;
     let (&length, data) = rest.split_first_chunk::<4>().ok_or_else(malformed)?;
     match i32::from_be_bytes(length) {
         -1 if data.is_empty() => Ok((mechanism, None)),
@@ -286,7 +297,8 @@ fn random<const N: usize>() -> Result<[u8; N], Refusal> {
     Ok(bytes)
 }
 
-fn refusal(error: &AuthError, name: &str) -> Refusal {
+/// What a client is told whose exchange failed.
+pub(super) fn refusal(error: &AuthError, name: &str) -> Refusal {
     Refusal::Error(match error {
         AuthError::Protocol { .. } => with_detail(Kind::ProtocolViolation, error),
         AuthError::Unsupported(text) => Error::new(Kind::Unsupported, *text),

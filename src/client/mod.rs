@@ -5,6 +5,7 @@
 //! what happens when a server is lost, a query canceled, or a client leaves.
 
 mod authentication;
+mod bearer;
 pub mod cell;
 pub mod census;
 mod console;

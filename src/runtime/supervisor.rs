@@ -9,6 +9,7 @@ use crate::client::context::{CancelRequest, CancelRoute, Process, Report};
 use crate::client::surroundings::HostNames;
 use crate::config::{self, Change, Config, Secret};
 use crate::directory::Directory;
+use crate::identity::Identities;
 use crate::net::tls::current::Current;
 use crate::net::tls::files::Unusable;
 use crate::pool::Registry;
@@ -290,6 +291,7 @@ fn start(path: PathBuf, config: Arc<Config>, requests: UnboundedSender<Request>)
         means,
         directory,
         mock: mock_secret(&config),
+        identities: Identities::default(),
         host_names: HostNames::default(),
         client_tls,
         census,

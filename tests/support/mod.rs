@@ -20,6 +20,7 @@ pub mod scripted;
 pub mod stream;
 pub mod tables;
 pub mod tls;
+pub mod tokens;
 pub mod transcript;
 pub mod wire;
 

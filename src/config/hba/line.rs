@@ -3,16 +3,19 @@
 //! Owns the meaning of its fields. A message says what was found and what would be right.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+use std::sync::Arc;
 
+use super::options::Options;
 use super::tokens::{Line, Token};
 use super::{
     Addresses, CertificateName, ClientCertificate, DatabasePattern, Encryption, Method, Origin, Pattern,
-    Rule, UserPattern, written,
+    Rule, UserPattern, oauth, written,
 };
 use crate::config::problem::{Problem, nearest};
 
 const KINDS: [&str; 6] = ["local", "host", "hostssl", "hostnossl", "hostgssenc", "hostnogssenc"];
-const METHODS: [&str; 7] = ["trust", "reject", "scram-sha-256", "md5", "password", "peer", "cert"];
+const METHODS: [&str; 8] = ["trust", "reject", "scram-sha-256", "md5", "password", "peer", "cert", "oauth"];
 
 /// Reads a line.
 pub(super) fn rule(line: &Line, warnings: &mut Vec<Problem>) -> Result<Rule, String> {
@@ -36,8 +39,9 @@ pub(super) fn rule(line: &Line, warnings: &mut Vec<Problem>) -> Result<Rule, Str
         }
     };
     let method = one(fields.next(), "the method")?;
-    let options = options(fields.flatten())?;
-    let (method, client_certificate) = proof(&method.text, &origin, &options)?;
+    let options = Options::read(fields.flatten())?;
+    let directory = line.place.file.parent().unwrap_or(Path::new(""));
+    let (method, client_certificate) = proof(&method.text, &origin, &options, directory)?;
     let clear = matches!(
         origin,
         Origin::Host { encryption: Encryption::Any | Encryption::NoTls, ref addresses }
@@ -46,6 +50,11 @@ pub(super) fn rule(line: &Line, warnings: &mut Vec<Problem>) -> Result<Rule, Str
     if method == Method::Password && clear {
         let message = "passwords can cross the network in the clear; write hostssl, or scram-sha-256";
         warnings.push(line.place.problem("password", message));
+    }
+    if matches!(method, Method::OAuth(_)) && clear {
+        let message =
+            "tokens are taken over TLS only, so others that this line matches are refused; write hostssl";
+        warnings.push(line.place.problem("oauth", message));
     }
     Ok(Rule { place: written(&line.place), origin, databases, users, method, client_certificate })
 }
@@ -201,24 +210,15 @@ fn is_loopback(addresses: &Addresses) -> bool {
     }
 }
 
-fn options<'a>(tokens: impl Iterator<Item = &'a Token>) -> Result<Vec<(&'a str, &'a str)>, String> {
-    let option = |token: &'a Token| {
-        let text = token.text.as_str();
-        text.split_once('=').ok_or_else(|| {
-            format!("{text:?} is no option; write NAME=VALUE, such as map=staff or clientcert=verify-full")
-        })
-    };
-    tokens.map(option).collect()
-}
-
 /// The method and what else is asked, checked against where it stands.
 fn proof(
     method: &str,
     origin: &Origin,
-    options: &[(&str, &str)],
+    options: &Options<'_>,
+    directory: &Path,
 ) -> Result<(Method, ClientCertificate), String> {
     let over_tls = matches!(origin, Origin::Host { encryption: Encryption::Tls, .. });
-    let option = |name: &str| options.iter().rev().find(|(key, _)| *key == name).map(|(_, value)| *value);
+    let option = |name: &str| options.get(name);
     let map = option("map").map(str::to_owned);
     let certificate_name = match option("clientname") {
         None | Some("CN") => CertificateName::Cn,
@@ -236,7 +236,8 @@ fn proof(
         "peer" => return Err("peer works on the Unix socket only; write local, or another method".into()),
         "cert" if over_tls => Method::Certificate { map: map.clone(), name: certificate_name },
         "cert" => return Err("cert works over TLS only; write hostssl".into()),
-        "ident" | "pam" | "ldap" | "radius" | "gss" | "sspi" | "bsd" | "oauth" => {
+        "oauth" => Method::OAuth(Arc::new(oauth::read(options, directory)?)),
+        "ident" | "pam" | "ldap" | "radius" | "gss" | "sspi" | "bsd" => {
             return Err(format!(
                 "pgvalet does not have the method {method}; write scram-sha-256, or cert with hostssl"
             ));
@@ -257,10 +258,12 @@ fn proof(
             return Err(format!("clientcert={other} is not known; write verify-ca or verify-full"));
         }
     };
-    for (name, _) in options {
-        match *name {
+    for name in options.names() {
+        match name {
+            // These have options of their own, and have looked at all.
+            _ if matches!(found, Method::OAuth(_)) => {}
             "map" if !matches!(found, Method::Peer { .. } | Method::Certificate { .. }) => {
-                return Err(format!("map is for peer and cert only, not for {method}"));
+                return Err(format!("map is for peer, cert and oauth only, not for {method}"));
             }
             "clientname" if !over_tls => return Err("clientname works over TLS only; write hostssl".into()),
             "map" | "clientcert" | "clientname" => {}
@@ -386,7 +389,7 @@ mod tests {
             ("hostssl all all all cert clientcert=verify-ca", "always asks for verify-full"),
             ("hostssl all all all md5 clientcert=1", "verify-ca or verify-full"),
             ("hostssl all all all cert clientname=SAN", "CN or DN"),
-            ("local all all md5 map=x", "peer and cert only"),
+            ("local all all md5 map=x", "peer, cert and oauth only"),
             ("local all all peer mpa=x", "did you mean map?"),
             ("local all all peer map", "NAME=VALUE"),
             ("local all /( trust", "no regular expression"),

@@ -7,12 +7,17 @@
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::problem::{Place, Problem};
 
 mod ident;
 mod line;
+pub mod oauth;
+mod options;
 mod tokens;
+
+pub use oauth::OAuth;
 
 /// The rules of a pg_hba.conf and the maps of a pg_ident.conf, in the order of the files.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -142,6 +147,19 @@ pub enum Method {
         /// Which name of the certificate.
         name: CertificateName,
     },
+    /// By a bearer token of OAuth 2.0.
+    OAuth(Arc<OAuth>),
+}
+
+impl Method {
+    /// The map of user names that it asks for.
+    fn map(&self) -> Option<&str> {
+        match self {
+            Method::Peer { map } | Method::Certificate { map, .. } => map.as_deref(),
+            Method::OAuth(oauth) => oauth.map.as_deref(),
+            _ => None,
+        }
+    }
 }
 
 /// What a rule asks of a client's certificate besides its method.
@@ -345,11 +363,8 @@ pub fn read(hba: &Path, ident: Option<&Path>, files: &dyn Files) -> Outcome {
 fn check_maps(outcome: &mut Outcome, ident: Option<&Path>) {
     let defined: Vec<&str> = outcome.hba.maps.iter().map(|line| line.map.as_str()).collect();
     for rule in &outcome.hba.rules {
-        let (Method::Peer { map: Some(map) } | Method::Certificate { map: Some(map), .. }) = &rule.method
-        else {
-            continue;
-        };
-        if !defined.contains(&map.as_str()) {
+        let Some(map) = rule.method.map() else { continue };
+        if !defined.contains(&map) {
             let message = match ident {
                 Some(ident) => format!("nobody matches: {} has no line for the map {map:?}", ident.display()),
                 None => format!("nobody matches: auth_ident_file is not set, so there is no map {map:?}"),
@@ -396,6 +411,15 @@ mod tests {
             let files = self.0.keys().filter(|file| file.parent() == Some(path) && is_conf_name(file));
             let files: Vec<PathBuf> = files.cloned().collect();
             if files.is_empty() { Err(io::ErrorKind::NotFound.into()) } else { Ok(files) }
+        }
+    }
+
+    /// The one rule of a file.
+    pub(super) fn only(text: &str) -> Result<Rule, String> {
+        let mut outcome = hba(text);
+        match outcome.problems.pop() {
+            Some(problem) => Err(problem.message),
+            None => Ok(outcome.hba.rules.remove(0)),
         }
     }
 

@@ -32,10 +32,9 @@ BY_CERTIFICATE = "hostssl by_cert all all cert\n"
 class Valet:
     """A pgvalet that offers TLS as `settings` say. Its rules let clients into `over_tls` and `in_the_clear` as these say."""
 
-    def __init__(self, home, settings):
-        self.home = home
+    def __init__(self, home, settings, rules=RULES):
         # Without authorities it refuses to ask for certificates.
-        rules = RULES + (BY_CERTIFICATE if "client_tls_ca_file" in settings else "")
+        rules += BY_CERTIFICATE if "client_tls_ca_file" in settings else ""
         write(home / "hba.conf", rules.encode())
         databases = "".join(
             f'[databases.{name}]\ndbname = "{os.environ["PGDATABASE"]}"\nhost = "{os.environ["DIRECT_HOST"]}"\n'

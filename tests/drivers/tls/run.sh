@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# TLS with each client: every sslmode, certificates that do not fit, certificates of clients, replaced certificates. The
-# suite starts pgvalets of its own in front of the PostgreSQL of the run.
+# TLS with each client: every sslmode, certificates that do not fit, certificates of clients, replaced certificates; and
+# bearer tokens with libpq 18. The suite starts pgvalets of its own in front of the PostgreSQL of the run.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 # shellcheck source=tests/drivers/lib/suite.sh

@@ -269,7 +269,7 @@ fn several_hosts_share_new_connections_or_the_first_that_answers_has_them() {
         .database_on("first", hosts, port, &["dbname = \"app\""])
         .database_on("gap", gap, port, &["dbname = \"app\"", "load_balance_hosts = \"disable\""])
         .start();
-    let mut addresses = |database: &str| {
+    let addresses = |database: &str| {
         let mut all: Vec<Client> =
             (0..6).map(|_| valet.login(&Role::Trust.login().database(database))).collect();
         let mut of = |client: &mut Client| {

@@ -212,7 +212,7 @@ fn assert_ended(client: &mut Client, sqlstate: &str, setting: &str) {
     let error = error_text(&last);
     assert!(error.starts_with("FATAL: "), "{error}");
     assert!(
-        error.contains(&format!("{setting}: ")) && error.contains(&format!("raise {setting}")),
+        error.contains(setting) && error.contains(&format!("raise {setting}")),
         "{error}"
     );
 }

@@ -102,7 +102,8 @@ pub fn start(seed: Seed) -> io::Result<JoinHandle<()>> {
     })
 }
 
-async fn run(seed: Seed) {
+/// A worker, in the calling thread and its runtime, until it is told to stop.
+pub async fn run(seed: Seed) {
     let Seed { number, config, process, registry, mut commands, load, mut parcels, siblings } = seed;
     let (jobs, jobs_receiver) = jobs();
     tokio::task::spawn_local(keeper::run(jobs_receiver, process.means.clone()));

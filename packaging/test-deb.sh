@@ -38,11 +38,11 @@ man --warnings -l -Tascii /usr/share/man/man5/pgvalet.toml.5.gz >/dev/null
 if command -v systemd-analyze >/dev/null; then systemd-analyze verify /lib/systemd/system/pgvalet.service; fi
 
 echo '== it starts as the user of its unit, with the configuration that was installed'
-as_unit() { setpriv --reuid pgvalet --regid pgvalet --clear-groups --no-new-privs -- "$@"; }
-as_unit /usr/bin/pgvalet check /etc/pgvalet/pgvalet.toml
+as_unit=(setpriv --reuid pgvalet --regid pgvalet --clear-groups --no-new-privs --)
+"${as_unit[@]}" /usr/bin/pgvalet check /etc/pgvalet/pgvalet.toml
 sed 's/^listen_port.*/listen_port = 0\nmetrics_listen = "127.0.0.1:0"/' /etc/pgvalet/pgvalet.toml > "$work/pgvalet.toml"
 chown -R pgvalet "$work"
-as_unit /usr/bin/pgvalet "$work/pgvalet.toml" 2> "$work/log" &
+"${as_unit[@]}" /usr/bin/pgvalet "$work/pgvalet.toml" 2> "$work/log" &
 valet=$!
 for _ in $(seq 100); do
     ! grep -q ' ready ' "$work/log" || break

@@ -211,10 +211,7 @@ fn assert_ended(client: &mut Client, sqlstate: &str, setting: &str) {
     assert_eq!(first_error(&last).as_deref(), Some(sqlstate), "{last:?}");
     let error = error_text(&last);
     assert!(error.starts_with("FATAL: "), "{error}");
-    assert!(
-        error.contains(setting) && error.contains(&format!("raise {setting}")),
-        "{error}"
-    );
+    assert!(error.contains(setting) && error.contains(&format!("raise {setting}")), "{error}");
 }
 
 /// Waits until nobody has the advisory lock.

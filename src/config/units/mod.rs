@@ -14,6 +14,7 @@ use serde::Deserialize;
 
 use super::Secret;
 
+mod ciphers;
 mod net;
 mod time;
 mod tls;

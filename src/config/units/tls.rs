@@ -1,6 +1,6 @@
 //! The values of TLS settings: versions, cipher suites.
 
-use super::{Scalar, Unit, quoted};
+use super::{Scalar, Unit, ciphers, quoted};
 use crate::config::tls::{self, Authorities, Ciphers, Negotiation, SslMode, Versions};
 use crate::config::units::words::Words;
 
@@ -106,6 +106,17 @@ impl<const V1_3: bool> Unit for Suites<V1_3> {
         {
             return Ok(Ciphers::Default);
         }
+        if !V1_3
+            && !names.iter().all(|name| tls::is_suite(name, V1_3))
+            && let Scalar::Text(text) = &text
+            && let Some(selected) = ciphers::selected(text)
+        {
+            return match selected.len() {
+                0 => Err(format!("{text:?} selects no cipher suite that pgvalet has; {}", how())),
+                count if count == tls::suite_names(V1_3).len() => Ok(Ciphers::Default),
+                _ => Ok(Ciphers::Only(selected)),
+            };
+        }
         match names.iter().find(|name| !tls::is_suite(name, V1_3)) {
             Some(unknown) => Err(format!("{unknown:?} is no cipher suite that pgvalet has; {}", how())),
             None => Ok(Ciphers::Only(names)),
@@ -152,7 +163,8 @@ mod tests {
         assert_eq!(chosen[0].iter().filter(|suite| suite.tls13().is_none()).count(), 2);
         assert!(Suites::<true>::read(&text("TLS_AES_256_GCM_SHA384")).is_ok());
         assert_eq!(Suites::<true>::read(&text("fast")), Ok(Ciphers::Default));
-        for wrong in ["HIGH:!aNULL", "TLS_AES_256_GCM_SHA384"] {
+        assert_eq!(Suites::<false>::read(&text("HIGH:!aNULL")), Ok(Ciphers::Default));
+        for wrong in ["RC4:3DES", "HIGH:nonsense", "TLS_AES_256_GCM_SHA384"] {
             assert!(Suites::<false>::read(&text(wrong)).is_err(), "{wrong}");
         }
         assert!(Suites::<true>::read(&text("ECDHE-RSA-AES128-GCM-SHA256")).is_err());

@@ -114,7 +114,6 @@ fn every_kind_of_value_is_checked() {
         ("client_tls_protocols = \"tlsv1.1\"", "not safe"),
         ("client_tls_ciphers = \"HIGH:nonsense\"", "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384"),
         ("client_tls13_ciphers = \"RC4\"", "TLS_AES_256_GCM_SHA384"),
-        ("auth_type = \"ldap\"", "not supported yet"),
         ("auth_type = \"kerberos\"", "not known"),
         ("admin_users = [1]", "not text"),
         ("reset = true", "\"auto\", \"always\", \"never\""),

@@ -50,6 +50,8 @@ install_what_is_missing() {
     fi
     mapfile -t packages < <(missing_pg_packages)
     command -v cc >/dev/null || packages+=(gcc libc6-dev)
+    # The directory of tests/auth_ldap.rs, which runs it by itself.
+    [ -x /usr/sbin/slapd ] || packages+=(slapd)
     # For the drivers; npm for further versions of PostgreSQL, too.
     python3 -c 'import ensurepip' 2>/dev/null || further+=(python3-venv)
     command -v npm >/dev/null || further+=(nodejs npm)

@@ -13,6 +13,7 @@ use crate::client::exchanges::{self, wrong_password};
 use crate::client::login::{Connection, Refusal};
 use crate::client::surroundings;
 use crate::config::hba::{CertificateName, ClientCertificate, Hba, Method};
+use crate::config::secret::Password;
 use crate::config::{AuthType, Config, Secret};
 use crate::directory::{Found, LookupError, Source};
 use crate::error::{Error, Kind};
@@ -55,6 +56,15 @@ pub(super) async fn authenticate(
         AuthType::Md5 => fixed(Method::Md5),
         AuthType::Password if !applicant.transport.is_private() => return Err(in_the_clear().into()),
         AuthType::Password => fixed(Method::Password),
+        AuthType::Pam if !applicant.transport.is_private() => return Err(in_the_clear().into()),
+        // pgbouncer's name for itself, so that its file in /etc/pam.d goes on to count.
+        AuthType::Pam => fixed(Method::Pam { service: "pgbouncer".into() }),
+        AuthType::Ldap if !applicant.transport.is_private() => return Err(in_the_clear().into()),
+        AuthType::Ldap => match &config.ldap {
+            Some(ldap) => fixed(Method::Ldap(ldap.clone())),
+            // The configuration does not let it come to this.
+            None => fixed(Method::Reject),
+        },
         AuthType::Peer if applicant.transport != Transport::Unix => return Err(not_local().into()),
         AuthType::Peer => fixed(Method::Peer { map: None }),
         AuthType::Certificate => fixed(Method::Certificate { map: None, name: CertificateName::Cn }),
@@ -190,6 +200,20 @@ async fn meet(
             let map = map.clone();
             vouched(context, config, applicant, &mut demand.facts, map.as_deref(), system, failed).await
         }
+        Method::Ldap(ldap) => {
+            let (ldap, identities) = (ldap.clone(), &context.process.identities);
+            let check = async |password: &Password| identities.ldap(&ldap, name, password).await;
+            let password = exchanges::password_of_others(connection, name, "LDAP", check).await?;
+            learn(context, config, applicant, Some(&Secret::Plain(password)));
+            Ok(())
+        }
+        Method::Pam { service } => {
+            let (host, identities) = (applicant.transport.to_string(), &context.process.identities);
+            let check = async |password: &Password| identities.pam(service, name, password, host).await;
+            let password = exchanges::password_of_others(connection, name, "PAM", check).await?;
+            learn(context, config, applicant, Some(&Secret::Plain(password)));
+            Ok(())
+        }
         Method::OAuth(oauth) => {
             let oauth = oauth.clone();
             bearer::prove(context, connection, config, applicant, &oauth, &mut demand.facts).await
@@ -317,7 +341,7 @@ async fn look_up(
 
 fn in_the_clear() -> Error {
     Error::new(Kind::InvalidAuthorization, "passwords are not taken over an unencrypted connection").hint(
-        "Connect over TLS or the Unix socket. (A line \"host ... password\" in auth_hba_file takes them.)",
+        "Connect over TLS or the Unix socket. (A line such as \"host ... password\" in auth_hba_file takes them.)",
     )
 }
 

@@ -92,6 +92,30 @@ pub(super) async fn password(
     }
 }
 
+/// The password in the clear, which others know; `what` names them in errors.
+pub(super) async fn password_of_others(
+    connection: &mut Connection,
+    name: &str,
+    what: &str,
+    check: impl AsyncFnOnce(&Password) -> Result<bool, String>,
+) -> Result<Password, Refusal> {
+    let failed = || {
+        let text = format!("{what} authentication failed for user \"{name}\"");
+        Refusal::Error(Error::new(Kind::InvalidAuthorization, text))
+    };
+    let password = ask_for_password(connection).await?.ok_or_else(failed)?;
+    match check(&password).await {
+        Ok(true) => Ok(password),
+        Ok(false) => Err(failed()),
+        Err(reason) => {
+            // Escaped: it may quote what came over the network.
+            let reason = reason.escape_debug();
+            tracing::warn!(user = name, %reason, "a password cannot be checked by {what}");
+            Err(failed())
+        }
+    }
+}
+
 /// Asks for the password; `None` if no password can be what was sent.
 pub(super) async fn ask_for_password(connection: &mut Connection) -> Result<Option<Password>, Refusal> {
     let mut out = BytesMut::new();

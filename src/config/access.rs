@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::draft::{Draft, Section};
-use super::hba::{self, Hba};
+use super::hba::{self, Hba, Ldap};
 use super::problem::Place;
 use super::tls::SslMode;
 use super::{AuthType, Secret, SecretKinds, User};
@@ -40,6 +40,46 @@ pub(super) fn rules(draft: &mut Draft) -> Option<Hba> {
     Some(outcome.hba)
 }
 
+/// Whether what `auth_type` asks for is built in.
+fn check_pam(draft: &mut Draft) {
+    if draft.general.auth_type == AuthType::Pam && cfg!(not(feature = "pam")) {
+        let place = draft.place(&["auth_type"]);
+        draft.problem(&place, "auth_type", hba::NO_PAM);
+    }
+}
+
+/// The directory of `auth_ldap_options`, if `auth_type` wants it.
+pub(super) fn ldap(draft: &mut Draft) -> Option<Ldap> {
+    let options = draft.general.auth_ldap_options.clone();
+    let place = draft.place(&["auth_ldap_options", "auth_type"]);
+    match (draft.general.auth_type, options) {
+        (AuthType::Ldap, Some(options)) => match Ldap::from_line(&options) {
+            Ok(ldap) => {
+                if ldap.is_in_the_clear() {
+                    let message = "passwords cross the network in the clear on their way to the directory; write ldaptls=1, or ldapscheme=ldaps";
+                    draft.warning(&place, "auth_ldap_options", message);
+                }
+                Some(ldap)
+            }
+            Err(message) => {
+                draft.problem(&place, "auth_ldap_options", message);
+                None
+            }
+        },
+        (AuthType::Ldap, None) => {
+            let message = r#"auth_type = "ldap" needs a directory; set auth_ldap_options"#;
+            draft.problem(&place, "auth_ldap_options", message);
+            None
+        }
+        (_, Some(_)) => {
+            let message = r#"it is not used, because auth_type is not "ldap""#;
+            draft.warning(&place, "auth_ldap_options", message);
+            None
+        }
+        (_, None) => None,
+    }
+}
+
 /// The kinds of secrets that users have.
 pub(super) fn kinds<'a>(users: impl Iterator<Item = &'a User>) -> SecretKinds {
     let mut kinds = SecretKinds::default();
@@ -50,6 +90,7 @@ pub(super) fn kinds<'a>(users: impl Iterator<Item = &'a User>) -> SecretKinds {
 /// Checks that somebody can log in, and tells of those who cannot.
 pub(super) fn check(draft: &mut Draft, users: &BTreeMap<String, User>, rules: Option<&Hba>) {
     check_any(draft);
+    check_pam(draft);
     check_auth_query(draft, users);
     check_tls(draft, rules);
     if matches!(draft.general.auth_type, AuthType::Trust | AuthType::Any)
@@ -69,7 +110,13 @@ pub(super) fn check(draft: &mut Draft, users: &BTreeMap<String, User>, rules: Op
     let asks_for_passwords = match draft.general.auth_type {
         AuthType::ScramSha256 | AuthType::Md5 | AuthType::Password => true,
         AuthType::Hba => rules.is_some_and(|rules| !rules.asks_for_no_password()),
-        AuthType::Peer | AuthType::Certificate | AuthType::Trust | AuthType::Any | AuthType::Reject => false,
+        AuthType::Peer
+        | AuthType::Certificate
+        | AuthType::Ldap
+        | AuthType::Pam
+        | AuthType::Trust
+        | AuthType::Any
+        | AuthType::Reject => false,
     };
     if !asks_for_passwords {
         return;

@@ -75,7 +75,7 @@ pub(super) fn in_force(config: &Config) -> Vec<InForce> {
     let ini = config.is_ini();
     let own = settings::values(&config.general).map(|(about, value)| {
         let default = about.pgbouncer.filter(|_| ini).unwrap_or(about.default);
-        let (value, default) = (plain(about.kind, &value), plain(about.kind, default));
+        let (value, default) = (shown(about, &value), plain(about.kind, default));
         InForce { name: about.name, value, default, reload: about.reload }
     });
     let mut all: Vec<InForce> = own.collect();
@@ -97,6 +97,14 @@ pub(super) fn in_force(config: &Config) -> Vec<InForce> {
     }
     all.sort_by_key(|setting| setting.name);
     all
+}
+
+/// The value of a setting, without a password that may stand in it.
+fn shown(about: About, value: &str) -> String {
+    match about.name {
+        "auth_ldap_options" if value.contains("ldapbindpasswd") => "***".into(),
+        _ => plain(about.kind, value),
+    }
 }
 
 /// A TOML value of this kind as an ini would write it.

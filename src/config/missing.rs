@@ -26,7 +26,6 @@ const GENERAL: &[(&str, &str, &str)] = &[
     ("dns_nxdomain_ttl", "15", DNS),
     ("dns_zone_check_period", "0", DNS),
     ("track_extra_parameters", "IntervalStyle", "has no meaning here: every setting of a session follows its client"),
-    ("auth_ldap_options", "", "not supported yet: it is not used, and auth_type = ldap is refused"),
     ("autodb_idle_timeout", "3600", "not supported yet: pools stay until they are empty by server_idle_timeout"),
     ("pool_idle_timeout", "0", "not supported yet: pools stay until they are empty by server_idle_timeout"),
     ("suspend_timeout", "10", "has no meaning here: pgvalet has no SUSPEND"),

@@ -78,6 +78,8 @@ pub struct Config {
     pub kinds: SecretKinds,
     /// The rules of `auth_hba_file`; there if `auth_type` is [`AuthType::Hba`].
     pub hba: Option<Arc<Hba>>,
+    /// The directory of `auth_ldap_options`; there if `auth_type` is [`AuthType::Ldap`].
+    pub ldap: Option<Arc<hba::Ldap>>,
     /// What is worth telling the operator, though it stops nothing.
     pub warnings: Vec<String>,
     /// What it was made of, for a change to one setting.
@@ -160,6 +162,8 @@ pub struct General {
     pub auth_hba_file: Option<PathBuf>,
     /// File of user name maps for `auth_hba_file`; an absolute path.
     pub auth_ident_file: Option<PathBuf>,
+    /// The directory of [`AuthType::Ldap`], as it was written.
+    pub auth_ldap_options: Option<String>,
     /// The user that looks users up; `None`: they are in files only.
     pub auth_user: Option<String>,
     /// The query that does it; `None`: the one of PostgreSQL's own roles.
@@ -357,6 +361,10 @@ pub enum AuthType {
     Peer,
     /// A certificate whose common name is the user.
     Certificate,
+    /// The password in the clear, which a directory knows; over TLS or the Unix socket only.
+    Ldap,
+    /// The password in the clear, which the operating system's PAM knows; over TLS or the Unix socket only.
+    Pam,
     /// Any known user, without a password.
     Trust,
     /// Anybody under any name, without a password.

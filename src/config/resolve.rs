@@ -73,6 +73,7 @@ pub(super) fn resolve(mut draft: Draft) -> Result<Config, Problems> {
     sources::read(&mut draft);
     let users = users(&mut draft);
     let hba = access::rules(&mut draft);
+    let ldap = access::ldap(&mut draft);
     own_files(&mut draft);
     if !draft.incomplete {
         check_client_tls(&mut draft);
@@ -99,6 +100,7 @@ pub(super) fn resolve(mut draft: Draft) -> Result<Config, Problems> {
     Ok(Config {
         kinds: access::kinds(users.values()),
         hba: hba.map(Arc::new),
+        ldap: ldap.map(Arc::new),
         fallback: databases.remove("*"),
         databases,
         users: users.into_iter().map(|(name, user)| (name, Arc::new(user))).collect(),

@@ -434,7 +434,7 @@ fn copy_tree(from: &Path, to: &Path) {
 }
 
 /// A port that is free now. Where the kernel takes ports for outgoing connections it could be gone a moment later.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     loop {
         let random = RandomState::new().build_hasher().finish();
         let port = 15_000 + u16::try_from(random % 17_000).expect("below 17,000");

@@ -9,13 +9,14 @@ use std::sync::Arc;
 use super::options::Options;
 use super::tokens::{Line, Token};
 use super::{
-    Addresses, CertificateName, ClientCertificate, DatabasePattern, Encryption, Method, Origin, Pattern,
-    Rule, UserPattern, oauth, written,
+    Addresses, CertificateName, ClientCertificate, DatabasePattern, Encryption, Method, NO_PAM, Origin,
+    Pattern, Rule, UserPattern, ldap, oauth, written,
 };
 use crate::config::problem::{Problem, nearest};
 
 const KINDS: [&str; 6] = ["local", "host", "hostssl", "hostnossl", "hostgssenc", "hostnogssenc"];
-const METHODS: [&str; 8] = ["trust", "reject", "scram-sha-256", "md5", "password", "peer", "cert", "oauth"];
+const METHODS: [&str; 10] =
+    ["trust", "reject", "scram-sha-256", "md5", "password", "peer", "cert", "ldap", "pam", "oauth"];
 
 /// Reads a line.
 pub(super) fn rule(line: &Line, warnings: &mut Vec<Problem>) -> Result<Rule, String> {
@@ -47,7 +48,13 @@ pub(super) fn rule(line: &Line, warnings: &mut Vec<Problem>) -> Result<Rule, Str
         Origin::Host { encryption: Encryption::Any | Encryption::NoTls, ref addresses }
             if !is_loopback(addresses)
     );
-    if method == Method::Password && clear {
+    if let Method::Ldap(ldap) = &method
+        && ldap.is_in_the_clear()
+    {
+        let message = "passwords cross the network in the clear on their way to the directory; write ldaptls=1, or ldapscheme=ldaps";
+        warnings.push(line.place.problem("ldap", message));
+    }
+    if matches!(method, Method::Password | Method::Ldap(_) | Method::Pam { .. }) && clear {
         let message = "passwords can cross the network in the clear; write hostssl, or scram-sha-256";
         warnings.push(line.place.problem("password", message));
     }
@@ -237,7 +244,9 @@ fn proof(
         "cert" if over_tls => Method::Certificate { map: map.clone(), name: certificate_name },
         "cert" => return Err("cert works over TLS only; write hostssl".into()),
         "oauth" => Method::OAuth(Arc::new(oauth::read(options, directory)?)),
-        "ident" | "pam" | "ldap" | "radius" | "gss" | "sspi" | "bsd" => {
+        "ldap" => Method::Ldap(Arc::new(ldap::read(options)?)),
+        "pam" => pam(options)?,
+        "ident" | "radius" | "gss" | "sspi" | "bsd" => {
             return Err(format!(
                 "pgvalet does not have the method {method}; write scram-sha-256, or cert with hostssl"
             ));
@@ -261,7 +270,7 @@ fn proof(
     for name in options.names() {
         match name {
             // These have options of their own, and have looked at all.
-            _ if matches!(found, Method::OAuth(_)) => {}
+            _ if matches!(found, Method::OAuth(_) | Method::Ldap(_) | Method::Pam { .. }) => {}
             "map" if !matches!(found, Method::Peer { .. } | Method::Certificate { .. }) => {
                 return Err(format!("map is for peer, cert and oauth only, not for {method}"));
             }
@@ -271,6 +280,18 @@ fn proof(
         }
     }
     Ok((found, client_certificate))
+}
+
+/// PostgreSQL's "PAM Authentication".
+fn pam(options: &Options<'_>) -> Result<Method, String> {
+    if cfg!(not(feature = "pam")) {
+        return Err(NO_PAM.into());
+    }
+    options.only(&["pamservice", "pam_use_hostname", "clientcert", "clientname"])?;
+    if options.flag("pam_use_hostname")? {
+        return Err("pgvalet does not look up the names of addresses; leave pam_use_hostname out".into());
+    }
+    Ok(Method::Pam { service: options.text("pamservice")?.unwrap_or("postgresql").to_owned() })
 }
 
 #[cfg(test)]
@@ -383,7 +404,7 @@ mod tests {
             ("local all all nothing-like-it", "write one of trust, reject"),
             ("host all all all peer", "Unix socket only"),
             ("host all all all ident", "does not have the method ident"),
-            ("host all all all ldap ldapserver=x", "does not have the method ldap"),
+            ("host all all all radius radiusservers=x", "does not have the method radius"),
             ("host all all all cert", "write hostssl"),
             ("host all all all md5 clientcert=verify-ca", "write hostssl"),
             ("hostssl all all all cert clientcert=verify-ca", "always asks for verify-full"),

@@ -12,12 +12,18 @@ use std::sync::Arc;
 use super::problem::{Place, Problem};
 
 mod ident;
+pub mod ldap;
 mod line;
 pub mod oauth;
 mod options;
 mod tokens;
 
+pub use ldap::Ldap;
 pub use oauth::OAuth;
+
+/// What is said of the method pam where it is not built in.
+pub const NO_PAM: &str =
+    "this pgvalet was built without pam; build it with the feature pam, which needs libpam";
 
 /// The rules of a pg_hba.conf and the maps of a pg_ident.conf, in the order of the files.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -146,6 +152,13 @@ pub enum Method {
         map: Option<String>,
         /// Which name of the certificate.
         name: CertificateName,
+    },
+    /// By its password in the clear, which a directory knows.
+    Ldap(Arc<Ldap>),
+    /// By its password in the clear, which the operating system's PAM knows.
+    Pam {
+        /// The service of PAM.
+        service: String,
     },
     /// By a bearer token of OAuth 2.0.
     OAuth(Arc<OAuth>),

@@ -49,6 +49,17 @@ pub(super) fn lines(path: &Path, files: &dyn Files, problems: &mut Vec<Problem>)
     }
 }
 
+/// The words of one line that is in no file.
+pub(super) fn words(line: &str) -> Result<Vec<Token>, &'static str> {
+    let (mut words, mut rest) = (Vec::new(), line);
+    loop {
+        let (found, after) = next_token(rest)?;
+        let Some((token, _)) = found else { return Ok(words) };
+        words.push(token);
+        rest = after;
+    }
+}
+
 struct Reader<'a> {
     files: &'a dyn Files,
     problems: &'a mut Vec<Problem>,

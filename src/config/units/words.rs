@@ -48,7 +48,7 @@ impl Words for PoolMode {
 
 impl Words for AuthType {
     const KIND: &'static str = "`\"scram-sha-256\"`, `\"md5\"`, `\"password\"` (or `\"plain\"`), `\"peer\"`, \
-        `\"cert\"`, `\"trust\"`, `\"any\"`, `\"reject\"` or `\"hba\"`";
+        `\"cert\"`, `\"ldap\"`, `\"pam\"`, `\"trust\"`, `\"any\"`, `\"reject\"` or `\"hba\"`";
     const ALL: &'static [(&'static str, Self)] = &[
         ("scram-sha-256", Self::ScramSha256),
         ("md5", Self::Md5),
@@ -56,12 +56,13 @@ impl Words for AuthType {
         ("plain", Self::Password),
         ("peer", Self::Peer),
         ("cert", Self::Certificate),
+        ("ldap", Self::Ldap),
+        ("pam", Self::Pam),
         ("trust", Self::Trust),
         ("any", Self::Any),
         ("reject", Self::Reject),
         ("hba", Self::Hba),
     ];
-    const MISSING: &'static [&'static str] = &["ldap", "pam"];
 }
 
 impl Words for Reset {

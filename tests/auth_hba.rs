@@ -231,11 +231,11 @@ fn a_bad_file_at_a_reload_keeps_the_old_rules() {
 
 #[test]
 fn a_file_with_errors_stops_the_start_and_tells_them_all() {
-    let rules = Rules::new("host all all all\nlocal all all pam\n");
+    let rules = Rules::new("host all all all\nlocal all all radius\n");
     let failure = rules.builder().try_start().expect_err("pgvalet does not start");
     let log = failure.log.join("\n");
     assert!(log.contains("hba.conf:1: the method is missing"), "{log}");
-    assert!(log.contains("hba.conf:2: pgvalet does not have the method pam"), "{log}");
+    assert!(log.contains("hba.conf:2: pgvalet does not have the method radius"), "{log}");
 }
 
 #[test]

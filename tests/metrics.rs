@@ -8,6 +8,7 @@ use std::net::{SocketAddr, TcpStream};
 
 use support::cluster::{Cluster, Role, StopMode};
 use support::pgvalet::{Builder, Pgvalet};
+use support::tls::{Authority, Files, Wanted};
 use support::wire::{Client, Login};
 use support::{DEADLINE, eventually, frontend};
 
@@ -223,7 +224,13 @@ fn an_address_that_is_taken_is_an_error_at_the_start() {
 
 #[test]
 fn dashboard_and_alert_rules_name_metrics_that_there_are() {
-    let valet = serving(Cluster::shared()).start();
+    let files = Files::default();
+    let (certificate, key) = files.identity("server", &Authority::self_signed(&Wanted::local()));
+    let valet = serving(Cluster::shared())
+        .setting("client_tls_sslmode = \"prefer\"")
+        .setting(&format!("client_tls_cert_file = \"{certificate}\""))
+        .setting(&format!("client_tls_key_file = \"{key}\""))
+        .start();
     let mut client = valet.client(Role::Trust);
     client.query("SELECT no_such_column");
     // There once it has happened: this one is when a server needs a reset.

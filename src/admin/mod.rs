@@ -15,6 +15,7 @@ pub mod tables;
 use crate::client::census::Census;
 use crate::client::context::{Console, ConsoleSession, Report};
 use crate::error::{Error, Kind};
+use crate::net::tls::expiry::Expiry;
 use crate::pool::Registry;
 use crate::protocol::ErrorMessage;
 use averages::Averages;
@@ -22,8 +23,8 @@ use bytes::BytesMut;
 use command::{Command, Shutdown};
 use session::Session;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use table::{Column, Row, Type};
 
@@ -64,6 +65,8 @@ pub struct Admin {
     averages: Averages,
     sessions: AtomicU32,
     draining: AtomicBool,
+    /// When certificates expire, for the metrics.
+    expiries: Mutex<Vec<Expiry>>,
 }
 
 /// Why new clients cannot be served.
@@ -155,12 +158,18 @@ impl Admin {
             averages: Averages::default(),
             sessions: AtomicU32::new(0),
             draining: AtomicBool::new(false),
+            expiries: Mutex::default(),
         }
     }
 
     /// Takes note that the process shuts down.
     pub fn set_draining(&self) {
         self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Takes note of when the certificates in force expire.
+    pub fn set_expiries(&self, expiries: Vec<Expiry>) {
+        *self.expiries.lock().unwrap_or_else(PoisonError::into_inner) = expiries;
     }
 
     fn is_draining(&self) -> bool {

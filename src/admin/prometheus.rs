@@ -13,7 +13,7 @@ use crate::pool::{Pool, PoolKey};
 use crate::session::Footprint;
 use prometheus::proto::{self, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Encoder, TextEncoder};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 /// A label's name and value.
 type Label<'a> = (&'static str, &'a str);
@@ -26,7 +26,7 @@ impl Admin {
     #[must_use]
     pub fn prometheus(&self) -> Vec<u8> {
         let pools = self.registry.pools();
-        let mut families = vec![build(), self.up_and_ready(), self.limits()];
+        let mut families = vec![build(), self.up_and_ready(), self.limits(), self.certificates()];
         families.extend(self.workers_by_number());
         families.extend(gauges(&pools));
         families.extend(counters(&pools));
@@ -50,6 +50,17 @@ impl Admin {
         let limit = self.registry.config().general.max_client_conn;
         let help = "Clients that may be connected at the same time (max_client_conn).";
         family("pgvalet_max_clients", help, MetricType::GAUGE, vec![gauge(limit.into(), &[])])
+    }
+
+    fn certificates(&self) -> MetricFamily {
+        let expiries = self.expiries.lock().unwrap_or_else(PoisonError::into_inner);
+        let metrics = expiries.iter().map(|expiry| {
+            let file = expiry.file.display().to_string();
+            gauge(expiry.at as f64, &[("setting", expiry.setting), ("file", &file)])
+        });
+        let help = "When the certificates of a file expire, in seconds of Unix time: the first of a certificate and its \
+            chain, the last of a list of authorities.";
+        family("pgvalet_tls_certificate_expiry_timestamp_seconds", help, MetricType::GAUGE, metrics.collect())
     }
 
     fn workers_by_number(&self) -> Vec<MetricFamily> {

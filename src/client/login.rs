@@ -10,7 +10,7 @@ use crate::client::greeting::{notice, startup_settings};
 use crate::client::outgoing::Outgoing;
 use crate::client::relay::{Body, End, Leaving, Relay};
 use crate::client::sql_names::SqlNames;
-use crate::config::Config;
+use crate::config::{Config, names};
 use crate::error::{Error, Kind};
 use crate::moment::Moment;
 use crate::net::stream::Address;
@@ -214,6 +214,17 @@ impl Connection {
         Transport::Tcp { address: address.ip(), tls }
     }
 
+    /// The database that the client gets: the one that it asks for, unless the name it connects to stands for another.
+    fn database(&self, config: &Config, startup: &Startup) -> String {
+        let asked = startup.database();
+        let name = self.shown.as_ref().and_then(|shown| shown.server_name.as_deref());
+        let other = name.and_then(|name| names::database(&config.general.client_tls.names, name));
+        match other {
+            Some(other) if !ADMIN_DATABASES.contains(&asked) => other,
+            _ => asked.to_owned(),
+        }
+    }
+
     /// The operating system's user at the other end of a Unix socket.
     pub(super) fn peer_uid(&self) -> Option<u32> {
         self.stream.peer_uid()
@@ -307,7 +318,7 @@ async fn log_in(
     let config = context.config();
     let user_name =
         startup.user().map_err(|error| Error::new(Kind::InvalidAuthorization, error.to_string()))?.to_owned();
-    let database_name = startup.database().to_owned();
+    let database_name = connection.database(&config, &startup);
     connection.asked_for = Some((database_name.clone(), user_name.clone()));
     if context.process.clients.load(Ordering::Relaxed) > config.general.max_client_conn {
         return Err(Error::new(Kind::TooManyClients, "no more connections allowed (max_client_conn)")

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use super::draft::{Draft, Section};
 use super::missing::{self, Missing};
 use super::problem::Place;
-use super::settings::{self, InForce};
+use super::settings::{self, About, InForce};
 use super::units::{MillisLimit, Scalar, Time, Unit};
 use super::{Config, Problems, Reset, resolve};
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::General;
 use super::problem::{Place, Problem};
-use super::settings::{self, DATABASE, DatabaseEntry, GENERAL, USER, UserEntry};
+use super::settings::{self, DATABASE, DatabaseEntry, GENERAL, NAME, NameEntry, USER, UserEntry};
 use super::units::Scalar;
 
 /// Names that belong to the admin console.
@@ -26,6 +26,7 @@ pub(super) struct Draft {
     pub(super) general: General,
     pub(super) databases: BTreeMap<String, DatabaseEntry>,
     pub(super) users: BTreeMap<String, UserEntry>,
+    pub(super) names: BTreeMap<String, NameEntry>,
     /// Where each key and section was set, by its name such as `databases.app.port` or `databases.app`.
     places: BTreeMap<String, Place>,
     pub(super) problems: Vec<Problem>,
@@ -42,6 +43,8 @@ pub(super) enum Section {
     General,
     Database(String),
     User(String),
+    /// A name by which clients reach pgvalet.
+    Name(String),
 }
 
 impl Section {
@@ -59,6 +62,7 @@ impl Section {
             Self::General => String::new(),
             Self::Database(name) => format!("databases.{}", bare(name)),
             Self::User(name) => format!("users.{}", bare(name)),
+            Self::Name(name) => format!("client_tls_names.{}", bare(name)),
         }
     }
 }
@@ -73,6 +77,7 @@ impl Draft {
             general: settings::defaults(ini),
             databases: BTreeMap::new(),
             users: BTreeMap::new(),
+            names: BTreeMap::new(),
             places: BTreeMap::new(),
             problems: Vec::new(),
             warnings: Vec::new(),
@@ -99,6 +104,9 @@ impl Draft {
             Section::User(name) => {
                 self.users.insert(name.clone(), UserEntry::default());
             }
+            Section::Name(name) => {
+                self.names.insert(name.clone(), NameEntry::default());
+            }
         }
     }
 
@@ -111,6 +119,9 @@ impl Draft {
             }
             Section::User(name) => {
                 settings::apply(USER, self.users.entry(name.clone()).or_default(), key, scalar)
+            }
+            Section::Name(name) => {
+                settings::apply(NAME, self.names.entry(name.clone()).or_default(), key, scalar)
             }
         };
         match set {

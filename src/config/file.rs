@@ -1,6 +1,7 @@
 //! Reads the TOML.
 //!
-//! Owns the layout of the file: general settings at the top level, `[databases.NAME]`, `[users.NAME]`. What a key means is
+//! Owns the layout of the file: general settings at the top level, `[databases.NAME]`, `[users.NAME]`,
+//! `[client_tls_names.NAME]`. What a key means is
 //! the settings table's business. Everything wrong is noted with its line; nothing stops at the first error.
 
 use std::borrow::Cow;
@@ -73,11 +74,14 @@ impl<'a> Reader<'a> {
             match (key.as_str(), value) {
                 ("databases", value) => self.sections(&place, "databases", Section::Database, value),
                 ("users", value) => self.sections(&place, "users", Section::User, value),
+                ("client_tls_names", value) => {
+                    self.sections(&place, "client_tls_names", Section::Name, value);
+                }
                 (_, value) if matches!(value.get_ref(), DeValue::Table(_)) => {
                     self.draft.problem(
                         &place,
                         key,
-                        "unknown section; there are [databases.NAME] and [users.NAME]",
+                        "unknown section; there are [databases.NAME], [users.NAME] and [client_tls_names.NAME]",
                     );
                 }
                 (_, value) => self.set(&Section::General, &key, value, &place),

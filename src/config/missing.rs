@@ -65,7 +65,7 @@ pub(super) fn entry(section: &Section, key: &str, value: &str) -> Option<Missing
         return Some(Missing::Harmless);
     }
     match section {
-        Section::General => None,
+        Section::General | Section::Name(_) => None,
         Section::Database(_) => found(DATABASE, key, value),
         Section::User(_) => found(USER, key, value),
     }

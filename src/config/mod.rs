@@ -21,6 +21,7 @@ mod draft;
 mod file;
 pub mod hba;
 mod missing;
+pub mod names;
 mod pgbouncer;
 mod problem;
 mod process;

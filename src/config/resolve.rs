@@ -14,7 +14,7 @@ use super::problem::{Place, Problems};
 use super::settings::{DatabaseEntry, UserEntry};
 use super::tls::{Authorities, Negotiation, SslMode};
 use super::{
-    Config, Database, General, Host, PoolMode, Reset, Secret, Source, User, access, sources, userlist,
+    Config, Database, General, Host, PoolMode, Reset, Secret, Source, User, access, names, sources, userlist,
 };
 
 /// How long a client of `user` in `database` keeps a server: the database's word, else the user's, else the general one.
@@ -75,6 +75,7 @@ pub(super) fn resolve(mut draft: Draft) -> Result<Config, Problems> {
     let hba = access::rules(&mut draft);
     let ldap = access::ldap(&mut draft);
     own_files(&mut draft);
+    names::resolve(&mut draft);
     if !draft.incomplete {
         check_client_tls(&mut draft);
         check_server_tls(&mut draft);
@@ -279,6 +280,11 @@ fn own_files(draft: &mut Draft) {
         let path = draft.base.join(&*file);
         *file = std::path::absolute(&path).unwrap_or(path);
     }
+}
+
+/// Whether clients can ask for this database.
+pub(super) fn has_database(draft: &Draft, name: &str) -> bool {
+    draft.databases.contains_key(name) || draft.databases.contains_key("*")
 }
 
 fn check_server_tls(draft: &mut Draft) {

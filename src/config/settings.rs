@@ -49,6 +49,11 @@ pub fn user() -> impl Iterator<Item = About> {
     USER.iter().map(|setting| setting.about)
 }
 
+/// The settings of a name by which clients reach pgvalet: `[client_tls_names.NAME]`.
+pub fn name() -> impl Iterator<Item = About> {
+    NAME.iter().map(|setting| setting.about)
+}
+
 /// Every general setting with its value in `general`, as it would be written in TOML.
 pub fn values(general: &General) -> impl Iterator<Item = (About, String)> {
     GENERAL.iter().map(|setting| (setting.about, (setting.write)(general).unwrap_or_default()))
@@ -148,7 +153,7 @@ macro_rules! setting {
 
 mod entries;
 
-pub(super) use entries::{DATABASE, DatabaseEntry, USER, UserEntry};
+pub(super) use entries::{DATABASE, DatabaseEntry, NAME, NameEntry, USER, UserEntry};
 
 /// The general settings: `name: Unit = default / pgbouncer's default`.
 #[rustfmt::skip] // one setting, one paragraph

@@ -1,5 +1,6 @@
 //! What the configuration says of TLS, for both sides.
 
+use super::names::ServedName;
 use rustls::crypto::CryptoProvider;
 use rustls::server::ProducesTickets;
 use rustls::{SupportedCipherSuite, SupportedProtocolVersion};
@@ -61,6 +62,8 @@ pub struct ClientTls {
     pub cert_file: Option<PathBuf>,
     /// The authorities of clients' certificates.
     pub ca_file: Option<PathBuf>,
+    /// What clients get who connect to certain names.
+    pub names: Vec<ServedName>,
     /// Versions of TLS.
     pub protocols: Versions,
     /// Cipher suites of TLS 1.2.
@@ -76,6 +79,7 @@ impl Default for ClientTls {
             key_file: None,
             cert_file: None,
             ca_file: None,
+            names: Vec::new(),
             protocols: Versions::ALL,
             ciphers: Ciphers::Default,
             tls13_ciphers: Ciphers::Default,

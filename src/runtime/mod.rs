@@ -2,6 +2,7 @@
 
 mod ahead;
 pub mod daemon;
+mod expiry;
 pub mod limits;
 pub mod listener;
 pub mod logging;

@@ -15,7 +15,7 @@ use crate::net::tls::files::Unusable;
 use crate::pool::Registry;
 use crate::runtime::daemon::{self, PidFile};
 use crate::runtime::worker::{self, Command, Handle, Seed};
-use crate::runtime::{ahead, limits, listener, logging, reload};
+use crate::runtime::{ahead, expiry, limits, listener, logging, reload};
 use crate::server::open::Means;
 use crate::server::turns::Turns;
 use sd_notify::NotifyState;
@@ -340,6 +340,7 @@ async fn serve(
     signals: &mut Signals,
     requests: &mut UnboundedReceiver<Request>,
 ) -> Asked {
+    let mut expiries = expiry::Watch::default();
     let mut look = interval(FILES);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -347,6 +348,7 @@ async fn serve(
             _ = look.tick() => {
                 log_tls(running.process.client_tls.refresh());
                 log_tls(running.process.means.tls.refresh());
+                expiries.look(&running.process, &running.admin);
             }
             // As pgbouncer does, for whoever has its scripts; a supervisor that sends TERM wants the process to end.
             _ = signals.terminate.recv() => {

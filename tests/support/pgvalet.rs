@@ -63,6 +63,15 @@ impl Builder {
         self.section(&format!("users.{}", quote(name)), &secret).section_lines("users", name, lines)
     }
 
+    /// A name by which clients reach pgvalet, with what they get there.
+    pub fn name(self, name: &str, lines: &[&str]) -> Self {
+        self.section(&format!("client_tls_names.{}", quote(name)), &[]).section_lines(
+            "client_tls_names",
+            name,
+            lines,
+        )
+    }
+
     /// All roles of the test clusters, with their password.
     pub fn all_roles(self) -> Self {
         Role::ALL.iter().fold(self, |builder, role| builder.user(role.name(), PASSWORD, &[]))

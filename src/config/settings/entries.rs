@@ -44,6 +44,14 @@ pub(in crate::config) struct DatabaseEntry {
     pub(in crate::config) server_lifetime: Option<Option<Duration>>,
 }
 
+/// A name by which clients reach pgvalet, as a file describes it.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(in crate::config) struct NameEntry {
+    pub(in crate::config) cert_file: Option<Option<PathBuf>>,
+    pub(in crate::config) key_file: Option<Option<PathBuf>>,
+    pub(in crate::config) database: Option<String>,
+}
+
 /// A user as a file describes it: what is `None` is inherited.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(in crate::config) struct UserEntry {
@@ -125,6 +133,17 @@ pub(in crate::config) static DATABASE: &[Setting<DatabaseEntry>] = &[
         "Setting that servers start with."),
     setting!(application_name: Maybe<Text> = "", reload,
         "Setting that servers start with."),
+];
+
+/// The settings of a name by which clients reach pgvalet.
+#[rustfmt::skip]
+pub(in crate::config) static NAME: &[Setting<NameEntry>] = &[
+    setting!(cert_file: Maybe<File> = "", reload,
+        "Certificate that is shown to clients who connect to this name, with its chain; default: that of `client_tls_cert_file`."),
+    setting!(key_file: Maybe<File> = "", reload,
+        "The private key of `cert_file`."),
+    setting!(database: Maybe<Text> = "", reload,
+        "Database, of `[databases]`, that clients get who connect to this name, in place of the one that they ask for (but for the admin console); a `*` in it is what the `*` of the name stands for."),
 ];
 
 /// The settings of a user. An empty default is inherited: from the database, or from the general setting.

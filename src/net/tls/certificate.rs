@@ -81,6 +81,14 @@ impl Subject {
     }
 }
 
+/// When a certificate expires, in seconds of Unix time; `None` if it is none.
+#[must_use]
+pub fn not_after(der: &[u8]) -> Option<u64> {
+    Certificate::from_der(der)
+        .ok()
+        .map(|certificate| seconds(certificate.tbs_certificate().validity().not_after))
+}
+
 /// The hash of a server's certificate for the channel binding `tls-server-end-point` (RFC 5929): with the algorithm that
 /// the certificate is signed with, where that is MD5 or SHA-1 with SHA-256. `None` where the algorithm has none of its
 /// own, such as Ed25519: no binding is defined then.

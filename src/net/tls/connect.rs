@@ -4,6 +4,7 @@ use crate::config::tls::{Authorities, Negotiation, ServerTls, SslMode, cryptogra
 use crate::net::socket::Socket;
 use crate::net::tls::certificate::Subject;
 use crate::net::tls::current::Source;
+use crate::net::tls::expiry::{Expiry, of_authorities, of_chain};
 use crate::net::tls::files::{Unusable, certificates, private_key};
 use crate::net::tls::handshake::Early;
 use crate::net::tls::{ALPN, TlsStream};
@@ -31,6 +32,8 @@ const NO_DIRECT_TLS: &str = "the server has no direct TLS, which came with Postg
 pub struct Demand {
     /// What a server has to prove; never [`SslMode::Disable`].
     pub sslmode: SslMode,
+    /// When what it is made of expires.
+    pub expiries: Vec<Expiry>,
     negotiation: Negotiation,
     config: Arc<ClientConfig>,
 }
@@ -119,12 +122,17 @@ impl Source for ServerTls {
             return Ok(None);
         }
         let provider = Arc::new(cryptography_with(&self.ciphers, &self.tls13_ciphers));
+        let authorities = match &self.authorities {
+            Some(wanted) if self.sslmode >= SslMode::VerifyCa => load(wanted)?,
+            _ => Vec::new(),
+        };
+        let mut expiries = Vec::new();
+        if let Some(Authorities::File(file)) = &self.authorities {
+            expiries.extend(of_authorities("server_tls_ca_file", file, &authorities));
+        }
         let verifier = Verifier {
             mode: self.sslmode,
-            authorities: match &self.authorities {
-                Some(wanted) if self.sslmode >= SslMode::VerifyCa => load(wanted)?,
-                _ => Vec::new(),
-            },
+            authorities,
             roots: RootCertStore::empty(),
             provider: provider.clone(),
         };
@@ -136,6 +144,7 @@ impl Source for ServerTls {
         let mut config = match (&self.cert_file, &self.key_file) {
             (Some(cert_file), Some(key_file)) => {
                 let chain = certificates("server_tls_cert_file", cert_file)?;
+                expiries.extend(of_chain("server_tls_cert_file", cert_file, &chain));
                 let key = private_key("server_tls_key_file", key_file)?;
                 builder.with_client_auth_cert(chain, key).map_err(|error| {
                     let what = format!("it does not go with the key of server_tls_key_file: {error}");
@@ -147,7 +156,12 @@ impl Source for ServerTls {
         config.alpn_protocols = vec![ALPN.to_vec()];
         // PostgreSQL resumes no sessions.
         config.resumption = Resumption::disabled();
-        Ok(Some(Demand { sslmode: self.sslmode, negotiation: self.negotiation, config: Arc::new(config) }))
+        Ok(Some(Demand {
+            sslmode: self.sslmode,
+            expiries,
+            negotiation: self.negotiation,
+            config: Arc::new(config),
+        }))
     }
 
     fn files(&self) -> Vec<PathBuf> {

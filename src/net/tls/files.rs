@@ -65,10 +65,14 @@ pub(super) fn private_key(setting: &'static str, path: &Path) -> Result<PrivateK
     }
 }
 
-/// The authorities of a file.
-pub(super) fn authorities(setting: &'static str, path: &Path) -> Result<RootCertStore, Unusable> {
+/// The authorities of a file, from its certificates.
+pub(super) fn authorities(
+    setting: &'static str,
+    path: &Path,
+    certificates: Vec<CertificateDer<'static>>,
+) -> Result<RootCertStore, Unusable> {
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(setting, path)? {
+    for certificate in certificates {
         roots.add(certificate).map_err(|error| {
             let what = format!("a certificate in it cannot be used as an authority: {error}");
             Unusable::file(setting, path, what)

@@ -14,6 +14,7 @@ pub mod tables;
 
 use crate::client::census::Census;
 use crate::client::context::{Console, ConsoleSession, Report};
+use crate::client::door::Door;
 use crate::error::{Error, Kind};
 use crate::net::tls::expiry::Expiry;
 use crate::pool::Registry;
@@ -61,6 +62,7 @@ pub trait Control: Send + Sync + std::fmt::Debug {
 pub struct Admin {
     registry: Arc<Registry>,
     census: Arc<Census>,
+    door: Arc<Door>,
     control: Box<dyn Control>,
     averages: Averages,
     sessions: AtomicU32,
@@ -150,10 +152,16 @@ impl Command {
 impl Admin {
     /// A console that looks at these pools.
     #[must_use]
-    pub fn new(registry: Arc<Registry>, census: Arc<Census>, control: Box<dyn Control>) -> Admin {
+    pub fn new(
+        registry: Arc<Registry>,
+        census: Arc<Census>,
+        door: Arc<Door>,
+        control: Box<dyn Control>,
+    ) -> Admin {
         Admin {
             registry,
             census,
+            door,
             control,
             averages: Averages::default(),
             sessions: AtomicU32::new(0),

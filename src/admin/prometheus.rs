@@ -6,6 +6,7 @@
 use crate::admin::averages::distribution;
 use crate::admin::tables::{Servers, clients_of};
 use crate::admin::{Admin, Unready};
+use crate::client::door::Counters;
 use crate::metrics::errors::CLASSES;
 use crate::metrics::histogram::BOUNDS_US;
 use crate::metrics::{Distribution, Histogram, PoolCounters, WorkerStats};
@@ -13,6 +14,7 @@ use crate::pool::{Pool, PoolKey};
 use crate::session::Footprint;
 use prometheus::proto::{self, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Encoder, TextEncoder};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 /// A label's name and value.
@@ -27,6 +29,7 @@ impl Admin {
     pub fn prometheus(&self) -> Vec<u8> {
         let pools = self.registry.pools();
         let mut families = vec![build(), self.up_and_ready(), self.limits(), self.certificates()];
+        families.extend(self.logins());
         families.extend(self.workers_by_number());
         families.extend(gauges(&pools));
         families.extend(counters(&pools));
@@ -61,6 +64,26 @@ impl Admin {
         let help = "When the certificates of a file expire, in seconds of Unix time: the first of a certificate and its \
             chain, the last of a list of authorities.";
         family("pgvalet_tls_certificate_expiry_timestamp_seconds", help, MetricType::GAUGE, metrics.collect())
+    }
+
+    fn logins(&self) -> [MetricFamily; 2] {
+        let now = gauge(self.door.logins() as f64, &[]);
+        let Counters { barred, evicted } = self.door.counters();
+        let reasons = [("max_failed_logins", barred), ("max_client_logins", evicted)];
+        let refused = reasons.map(|(reason, count)| {
+            let labels: [Label<'_>; 1] = [("reason", reason)];
+            counted(count.load(Ordering::Relaxed), &labels)
+        });
+        let help = "Connections over TCP that are logging in.";
+        [
+            family("pgvalet_logins_in_progress", help, MetricType::GAUGE, vec![now]),
+            family(
+                "pgvalet_logins_refused_total",
+                "Connections turned away before they had logged in, by the setting that they met.",
+                MetricType::COUNTER,
+                refused.into(),
+            ),
+        ]
     }
 
     fn workers_by_number(&self) -> Vec<MetricFamily> {

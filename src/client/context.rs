@@ -4,7 +4,9 @@ use crate::auth::keys::KeyCache;
 use crate::auth::mock::MockSecret;
 use crate::client::cell::{Activity, ClientCell, ClientInfo, Verdict};
 use crate::client::census::Census;
+use crate::client::door::Door;
 use crate::client::surroundings::HostNames;
+use crate::client::turns::Turns;
 use crate::config::Config;
 use crate::config::tls::ClientTls;
 use crate::directory::Directory;
@@ -48,6 +50,8 @@ pub struct Process {
     pub client_tls: Current<ClientTls>,
     /// Who is logged in.
     pub census: Arc<Census>,
+    /// Who may come in.
+    pub door: Arc<Door>,
     /// Clients of all workers, those logging in included.
     pub clients: AtomicU32,
     /// Of these, clients of the admin console.
@@ -122,6 +126,8 @@ pub struct Context {
     pub shards: Shards,
     /// What all workers share.
     pub process: Arc<Process>,
+    /// Those that log in take turns with everybody else.
+    pub turns: Rc<Turns>,
     /// Clients that have logged in.
     pub clients: RefCell<Slab<Rc<ClientCell>>>,
     /// Clients of this worker, those logging in included.
@@ -217,6 +223,7 @@ impl Context {
     /// Tells all clients that the process shuts down.
     pub fn drain(&self) {
         self.draining.set(true);
+        self.process.door.close();
         self.clients.borrow().iter().for_each(|(_, cell)| cell.tell(Verdict::Drain));
     }
 

@@ -3,7 +3,7 @@
 //! Invariant: nothing that came in the clear counts as having come encrypted.
 
 use crate::client::context::{CancelRequest, Context};
-use crate::client::login::{Connection, Refusal};
+use crate::client::login::{Connection, Refusal, too_many_clients};
 use crate::error::{Error, Kind};
 use crate::net::Stream;
 use crate::net::stream::Address;
@@ -47,6 +47,7 @@ pub(super) async fn first_packets(
                     return Err(Refusal::Done);
                 };
                 asked_tls = true;
+                let Some(_leave) = context.process.door.handshake() else { return Err(Refusal::Done) };
                 encrypt(connection, offer).await?;
                 if !connection.shown.as_ref().is_some_and(|shown| shown.named_protocol) {
                     let text = "the client did not name its protocol (ALPN), which direct TLS demands";
@@ -60,6 +61,9 @@ pub(super) async fn first_packets(
                         if !connection.buffer.is_empty() {
                             return Err(injected());
                         }
+                        let Some(_leave) = context.process.door.handshake() else {
+                            return Err(too_many_clients().into());
+                        };
                         connection.write(b"S").await?;
                         encrypt(connection, offer).await?;
                     }

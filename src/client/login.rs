@@ -5,6 +5,7 @@ use crate::client::authentication::{Applicant, authenticate};
 use crate::client::cell::{Activity, ClientCell, Origin};
 use crate::client::census::Counted as Enrolled;
 use crate::client::context::Context;
+use crate::client::door::{Place, Ticket};
 use crate::client::encryption::first_packets;
 use crate::client::greeting::{notice, startup_settings};
 use crate::client::outgoing::Outgoing;
@@ -50,6 +51,25 @@ pub(super) enum Refusal {
     Error(Error),
 }
 
+impl Refusal {
+    /// Whether the client's address has to answer for it: not for what is wrong here or with a server.
+    fn is_the_clients_fault(&self) -> bool {
+        match self {
+            Refusal::Done => false,
+            Refusal::Io(_) | Refusal::Tls(_) => true,
+            Refusal::Error(error) => matches!(
+                error.kind,
+                Kind::ProtocolViolation
+                    | Kind::Unsupported
+                    | Kind::InvalidValue
+                    | Kind::InvalidPassword
+                    | Kind::InvalidAuthorization
+                    | Kind::LoginTimeout
+            ),
+        }
+    }
+}
+
 impl From<io::Error> for Refusal {
     fn from(error: io::Error) -> Refusal {
         Refusal::Io(error)
@@ -63,10 +83,11 @@ impl From<Error> for Refusal {
 }
 
 /// Serves one connection from its first byte to its last.
-pub async fn serve(context: Rc<Context>, stream: Stream, peer: Address) {
-    let _counted = Counted(context.clone());
+pub async fn serve(context: Rc<Context>, stream: Stream, peer: Address, ticket: Box<Ticket>) {
+    let mut counted = Counted { context: context.clone(), place: None };
     // Boxed: the login needs much room for a short time, an idle client should not.
-    if let Some((slot, mut relay)) = Box::pin(open(&context, stream, &peer)).await {
+    let opened = Box::pin(open(&context, stream, &peer, ticket, &mut counted.place)).await;
+    if let Some((slot, mut relay)) = opened {
         let _registered = Registered { context: context.clone(), slot };
         // A task has one waker all its life.
         poll_fn(|cx| Poll::Ready(relay.cell.listen(cx))).await;
@@ -78,11 +99,15 @@ pub async fn serve(context: Rc<Context>, stream: Stream, peer: Address) {
 }
 
 /// Counts the client out when it has gone; the acceptor counted it in.
-struct Counted(Rc<Context>);
+struct Counted {
+    context: Rc<Context>,
+    /// Among those who have logged in.
+    place: Option<Place>,
+}
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.release_client();
+        self.context.release_client();
     }
 }
 
@@ -135,13 +160,25 @@ fn log_end(context: &Context, cell: &ClientCell, peer: &Address, end: &End) {
 }
 
 /// From the first byte to a session; `None` when there is to be none.
-async fn open(context: &Rc<Context>, stream: Stream, peer: &Address) -> Option<(usize, Box<Relay>)> {
+async fn open(
+    context: &Rc<Context>,
+    stream: Stream,
+    peer: &Address,
+    mut ticket: Box<Ticket>,
+    place: &mut Option<Place>,
+) -> Option<(usize, Box<Relay>)> {
     let limit = context.config.borrow().general.client_login_timeout.unwrap_or(Duration::MAX);
     let mut connection =
         Connection { stream, buffer: Buffer::default(), held: BytesMut::new(), shown: None, asked_for: None };
-    let outcome = timeout(limit, log_in(context, &mut connection, peer)).await.unwrap_or_else(|_| {
-        Err(Error::new(Kind::LoginTimeout, "client_login_timeout: the login took too long").into())
-    });
+    let evicted = ticket.evicted();
+    let login = context.turns.take(log_in(context, &mut connection, peer, &mut ticket, place));
+    let outcome = tokio::select! {
+        biased;
+        outcome = timeout(limit, login) => outcome.unwrap_or_else(|_| {
+            Err(Error::new(Kind::LoginTimeout, "client_login_timeout: the login took too long").into())
+        }),
+        () = evicted => Err(sent_away(context).into()),
+    };
     let refusal = match outcome {
         Ok(Login::Session(session)) => return Some(session.into_relay(context, connection, peer)),
         // Outside the time limit: whoever is there has proved who it is.
@@ -154,6 +191,9 @@ async fn open(context: &Rc<Context>, stream: Stream, peer: &Address) -> Option<(
         }
         Err(refusal) => refusal,
     };
+    if refusal.is_the_clients_fault() {
+        ticket.fail();
+    }
     match refusal {
         Refusal::Done => None,
         Refusal::Io(error) => {
@@ -178,6 +218,21 @@ async fn open(context: &Rc<Context>, stream: Stream, peer: &Address) -> Option<(
             None
         }
     }
+}
+
+/// What a login is told that has to make room.
+fn sent_away(context: &Context) -> Error {
+    if context.process.door.is_closed() {
+        return Error::new(Kind::Shutdown, "the pooler is shutting down");
+    }
+    Error::new(Kind::LoginTimeout, "the login took too long while others wait (max_client_logins)")
+        .hint("If there are that many honest logins, raise max_client_logins.")
+}
+
+/// What a client is told that has no place.
+pub(super) fn too_many_clients() -> Error {
+    Error::new(Kind::TooManyClients, "no more connections allowed (max_client_conn)")
+        .hint("Raise max_client_conn, or close connections that are not in use.")
 }
 
 /// A connection that is not a session yet.
@@ -237,6 +292,8 @@ impl Connection {
 
     /// Receives more, with room for messages of up to `most` bytes.
     pub(super) async fn read_more(&mut self, most: usize) -> io::Result<()> {
+        // Who says nothing takes no room.
+        poll_fn(|cx| self.stream.poll_read_ready(cx)).await?;
         if self.buffer.capacity() < most {
             self.buffer.grow(most);
         }
@@ -313,6 +370,8 @@ async fn log_in(
     context: &Rc<Context>,
     connection: &mut Connection,
     peer: &Address,
+    ticket: &mut Ticket,
+    place: &mut Option<Place>,
 ) -> Result<Login, Refusal> {
     let startup = first_packets(context, connection, peer).await?;
     let config = context.config();
@@ -320,16 +379,15 @@ async fn log_in(
         startup.user().map_err(|error| Error::new(Kind::InvalidAuthorization, error.to_string()))?.to_owned();
     let database_name = connection.database(&config, &startup);
     connection.asked_for = Some((database_name.clone(), user_name.clone()));
-    if context.process.clients.load(Ordering::Relaxed) > config.general.max_client_conn {
-        return Err(Error::new(Kind::TooManyClients, "no more connections allowed (max_client_conn)")
-            .hint("Raise max_client_conn, or close connections that are not in use.")
-            .into());
+    let is_console = ADMIN_DATABASES.contains(&database_name.as_str());
+    // The console is not for clients, and for when there are too many of them.
+    if !is_console && context.process.door.is_full() {
+        return Err(too_many_clients().into());
     }
     if context.draining.get() {
         return Err(Error::new(Kind::Shutdown, "the pooler is shutting down").into());
     }
     negotiate(connection, &startup);
-    let is_console = ADMIN_DATABASES.contains(&database_name.as_str());
     let replication = startup.replication().map_err(|error| {
         Error::new(Kind::InvalidValue, error.to_string())
             .hint("Valid values are: \"false\", 0, \"true\", 1, \"database\".")
@@ -339,6 +397,7 @@ async fn log_in(
         return Err(Error::new(Kind::Unsupported, "the admin console has nothing to replicate").into());
     }
     if super::console::is_owner(connection, &database_name, &user_name) {
+        ticket.pass();
         return Ok(Login::Console(Box::new(startup)));
     }
     let applicant = Applicant {
@@ -348,8 +407,13 @@ async fn log_in(
         transport: connection.transport(peer),
     };
     authenticate(context, connection, &applicant).await?;
+    ticket.pass();
     if is_console {
         return Ok(Login::Console(Box::new(startup)));
+    }
+    *place = context.process.door.seat();
+    if place.is_none() {
+        return Err(too_many_clients().into());
     }
     if context.shards.registry.is_disabled(&database_name) {
         let text = format!("database \"{database_name}\" is disabled");

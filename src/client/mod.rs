@@ -10,6 +10,7 @@ pub mod cell;
 pub mod census;
 mod console;
 pub mod context;
+pub mod door;
 mod downstream;
 mod encryption;
 mod endings;
@@ -25,6 +26,7 @@ mod resets;
 mod sql_names;
 pub mod surroundings;
 mod survey;
+pub mod turns;
 mod upstream;
 
 pub use cell::{ClientCell, ClientInfo, Verdict};

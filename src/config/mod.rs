@@ -134,6 +134,10 @@ pub struct General {
     pub pool_mode: PoolMode,
     /// Clients at the same time, over all databases.
     pub max_client_conn: u32,
+    /// TCP connections that may be logging in at the same time.
+    pub max_client_logins: Option<u32>,
+    /// Logins of one address that may fail in a second.
+    pub max_failed_logins: Option<u32>,
     /// Servers a pool may have.
     pub default_pool_size: Option<u32>,
     /// Servers a pool keeps open.

@@ -14,7 +14,8 @@ pub fn raise_open_files(config: &Config) -> Option<String> {
     let allowed = if raised { maximum } else { current }.unwrap_or(u64::MAX);
     let servers: u64 =
         config.databases.values().map(|database| u64::from(database.pool_size.unwrap_or(0))).sum();
-    let wanted = u64::from(config.general.max_client_conn) + servers + OTHERS;
+    let logins = u64::from(config.general.max_client_logins.unwrap_or(0));
+    let wanted = u64::from(config.general.max_client_conn) + logins + servers + OTHERS;
     (wanted > allowed).then(|| {
         format!(
             "max_client_conn and the pools need {wanted} open files and the system allows {allowed}; raise the limit \

@@ -1,14 +1,17 @@
 //! Listening sockets, and the one task that accepts from each.
 
 use crate::client::context::Process;
+use crate::client::door::{Barred, Ticket};
 use crate::config::General;
+use crate::error::{Error, Kind};
 use crate::net::connect::prepare_tcp;
 use crate::net::stream::{Address, Detached};
 use crate::runtime::worker::{Command, Handle};
+use bytes::BytesMut;
 use rustix::fs::{Gid, Mode, chmod, chown};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
@@ -151,7 +154,10 @@ impl Listener {
                         tracing::debug!(%peer, %error, "a connection ended before it began");
                         continue;
                     }
-                    hand_out(stream, peer, &workers, &process);
+                    match process.door.enter(&peer).await {
+                        Ok(ticket) => hand_out(stream, peer, Box::new(ticket), &workers, &process),
+                        Err(barred) => turn_away(stream, &peer, barred),
+                    }
                 }
                 Err(error) if is_about_one_connection(&error) => {}
                 Err(error) => {
@@ -171,8 +177,25 @@ fn is_about_one_connection(error: &io::Error) -> bool {
     )
 }
 
+/// Tells a client whose address has failed too often, at the least cost: nothing is read, and nothing waits.
+fn turn_away(stream: Detached, peer: &Address, barred: Barred) {
+    if barred.is_news {
+        tracing::warn!(%peer, "too many logins from this address have failed; it is turned away for a while (max_failed_logins)");
+    }
+    let error = Error::new(Kind::TooManyClients, "too many logins from this address have failed").hint(
+        "Mend what logs in from there in vain; the log of pgvalet says why. Then try again in a moment.",
+    );
+    let mut out = BytesMut::new();
+    error.write(&mut out, "FATAL");
+    // A socket that has just been accepted takes that much; if not, the end of the connection says enough.
+    let _ = match stream {
+        Detached::Tcp(stream) => (&stream).write(&out),
+        Detached::Unix(stream) => (&stream).write(&out),
+    };
+}
+
 /// Gives the connection to the less loaded of two workers drawn at random.
-fn hand_out(stream: Detached, peer: Address, workers: &[Handle], process: &Process) {
+fn hand_out(stream: Detached, peer: Address, ticket: Box<Ticket>, workers: &[Handle], process: &Process) {
     let random = getrandom::u32().unwrap_or(0) as usize;
     let one = &workers[random % workers.len()];
     let other = &workers[(random >> 16) % workers.len()];
@@ -180,7 +203,7 @@ fn hand_out(stream: Detached, peer: Address, workers: &[Handle], process: &Proce
         if one.load.load(Ordering::Relaxed) <= other.load.load(Ordering::Relaxed) { one } else { other };
     process.clients.fetch_add(1, Ordering::Relaxed);
     chosen.load.fetch_add(1, Ordering::Relaxed);
-    if chosen.commands.send(Command::Client(stream, peer)).is_err() {
+    if chosen.commands.send(Command::Client(stream, peer, ticket)).is_err() {
         process.clients.fetch_sub(1, Ordering::Relaxed);
     }
 }

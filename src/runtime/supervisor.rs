@@ -6,8 +6,9 @@ use crate::auth::keys::KeyCache;
 use crate::auth::mock::MockSecret;
 use crate::client::census::Census;
 use crate::client::context::{CancelRequest, CancelRoute, Process, Report};
+use crate::client::door::{self, Door};
 use crate::client::surroundings::HostNames;
-use crate::config::{self, Change, Config, Secret};
+use crate::config::{self, Change, Config, General, Secret};
 use crate::directory::Directory;
 use crate::identity::Identities;
 use crate::net::tls::current::Current;
@@ -285,7 +286,9 @@ fn start(path: PathBuf, config: Arc<Config>, requests: UnboundedSender<Request>)
     let directory = Directory::start(means.clone())
         .map_err(|error| format!("cannot start the thread for auth_query: {error}"))?;
     let census = Arc::new(Census::default());
-    let admin = Arc::new(Admin::new(registry.clone(), census.clone(), Box::new(control)));
+    let door = Arc::new(Door::new(door_limits(&config)));
+    let admin =
+        Arc::new(Admin::new(registry.clone(), census.clone(), door.clone(), Box::new(control)));
     let process = Arc::new(Process {
         keys,
         means,
@@ -295,6 +298,7 @@ fn start(path: PathBuf, config: Arc<Config>, requests: UnboundedSender<Request>)
         host_names: HostNames::default(),
         client_tls,
         census,
+        door,
         clients: AtomicU32::new(0),
         consoles: AtomicU32::new(0),
         cancels: Box::new(Reach { requests, workers: handles.clone() }),
@@ -461,6 +465,7 @@ fn put_in_force(running: &mut Running, config: Arc<Config>) -> Result<(), String
     put_tls_in_force(running, &config)?;
     reload::apply(&config, &running.registry);
     logging::renew(&config.general.log);
+    running.process.door.set_limits(door_limits(&config));
     running.config = config.clone();
     ahead::derive(&config, &running.process);
     for worker in &running.workers {
@@ -563,6 +568,11 @@ fn stop(running: Running) {
         }
     }
     tracing::info!("ended");
+}
+
+fn door_limits(config: &Config) -> door::Limits {
+    let General { max_client_logins, max_failed_logins, max_client_conn, .. } = config.general;
+    door::Limits { logins: max_client_logins, failures: max_failed_logins, clients: max_client_conn }
 }
 
 /// The secret behind mock authentication. It comes from the users' secrets, so that an unknown user is shown the same

@@ -1,6 +1,7 @@
 //! One worker: a thread with a runtime of its own, its clients, and its part of every pool.
 
 use crate::client::context::{CancelRequest, Process, Report};
+use crate::client::door::Ticket;
 use crate::client::{self, Context};
 use crate::config::Config;
 use crate::moment::Moment;
@@ -28,7 +29,7 @@ const SWEEP: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub enum Command {
     /// A new client.
-    Client(Detached, Address),
+    Client(Detached, Address, Box<Ticket>),
     /// A cancel request for one of its clients.
     Cancel(CancelRequest),
     /// A new configuration.
@@ -113,6 +114,7 @@ pub async fn run(seed: Seed) {
         buffers: Buffers::default(),
         shards: Shards::new(registry, number, jobs, siblings),
         process,
+        turns: Rc::default(),
         clients: RefCell::default(),
         load,
         draining: Cell::new(false),
@@ -124,7 +126,7 @@ pub async fn run(seed: Seed) {
     loop {
         tokio::select! {
             command = commands.recv() => match command {
-                Some(Command::Client(stream, peer)) => welcome(&context, stream, peer),
+                Some(Command::Client(stream, peer, ticket)) => welcome(&context, stream, peer, ticket),
                 Some(Command::Cancel(request)) => context.cancel(request),
                 Some(Command::Reload(config)) => reload(&context, config),
                 Some(Command::Report(answer)) => drop(answer.send(context.report())),
@@ -149,11 +151,11 @@ pub async fn run(seed: Seed) {
     context.shards.close_idle();
 }
 
-fn welcome(context: &Rc<Context>, stream: Detached, peer: Address) {
+fn welcome(context: &Rc<Context>, stream: Detached, peer: Address, ticket: Box<Ticket>) {
     let mut stream = Stream::Plain(Socket::from(stream));
     match stream.attach() {
         Ok(()) => {
-            tokio::task::spawn_local(client::serve(context.clone(), stream, peer));
+            tokio::task::spawn_local(client::serve(context.clone(), stream, peer, ticket));
         }
         Err(error) => {
             tracing::warn!(%peer, %error, "a connection could not be taken on");

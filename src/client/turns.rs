@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 const SHARE: Duration = Duration::from_micros(250);
 /// When no login has done anything for so long it is another turn, whatever the worker has done meanwhile.
 const TURN: Duration = Duration::from_millis(1);
-/// Logins woken for the next turn: as many as may find room in it.
-const NEXT: usize = 4;
+/// Most logins that are woken for one turn.
+const MOST: u32 = 64;
 
 /// The logins of one worker.
 #[derive(Debug)]
@@ -25,12 +25,19 @@ pub struct Turns {
     /// When the last step ended.
     ended: Cell<Instant>,
     spent: Cell<Duration>,
+    /// What a step takes, on average over the last ones.
+    step: Cell<Duration>,
     waiting: RefCell<VecDeque<Waker>>,
 }
 
 impl Default for Turns {
     fn default() -> Turns {
-        Turns { ended: Cell::new(Instant::now()), spent: Cell::default(), waiting: RefCell::default() }
+        Turns {
+            ended: Cell::new(Instant::now()),
+            spent: Cell::default(),
+            step: Cell::new(SHARE),
+            waiting: RefCell::default(),
+        }
     }
 }
 
@@ -46,7 +53,9 @@ impl Turns {
             }
             let outcome = login.as_mut().poll(cx);
             let ended = Instant::now();
-            self.spent.set(self.spent.get() + ended.saturating_duration_since(began));
+            let step = ended.saturating_duration_since(began);
+            self.spent.set(self.spent.get() + step);
+            self.step.set((self.step.get() * 7 + step) / 8);
             self.ended.set(ended);
             outcome
         })
@@ -78,9 +87,12 @@ impl Turns {
             // Comes back when everybody else who is ready, and every socket, had a turn.
             tokio::task::yield_now().await;
             self.spent.set(Duration::ZERO);
+            // As many as will find room.
+            let fit = SHARE.as_nanos() / self.step.get().as_nanos().max(1);
+            let fit = fit.clamp(1, MOST.into()) as usize;
             let next: Vec<Waker> = {
                 let mut waiting = self.waiting.borrow_mut();
-                let count = waiting.len().min(NEXT);
+                let count = waiting.len().min(fit);
                 waiting.drain(..count).collect()
             };
             let is_last = self.waiting.borrow().is_empty();

@@ -51,7 +51,7 @@ enum Kind {
     Closed,
 }
 
-/// A socket between two runtimes.
+/// A socket between two runtimes; it does not block.
 #[derive(Debug)]
 pub enum Detached {
     /// Over TCP.
@@ -381,14 +381,8 @@ impl Detached {
     /// The runtime's, for instance when the process has no descriptor to spare.
     pub fn attach(self) -> io::Result<Socket> {
         match self {
-            Detached::Tcp(stream) => {
-                stream.set_nonblocking(true)?;
-                TcpStream::from_std(stream).map(Socket::from)
-            }
-            Detached::Unix(stream) => {
-                stream.set_nonblocking(true)?;
-                UnixStream::from_std(stream).map(Socket::from)
-            }
+            Detached::Tcp(stream) => TcpStream::from_std(stream).map(Socket::from),
+            Detached::Unix(stream) => UnixStream::from_std(stream).map(Socket::from),
         }
     }
 }

@@ -2,22 +2,26 @@
 
 use crate::client::context::Process;
 use crate::client::door::{Barred, Ticket};
-use crate::config::General;
+use crate::config::{General, Tcp};
 use crate::error::{Error, Kind};
 use crate::net::connect::prepare_tcp;
 use crate::net::stream::{Address, Detached};
 use crate::runtime::worker::{Command, Handle};
 use bytes::BytesMut;
 use rustix::fs::{Gid, Mode, chmod, chown};
+use rustix::net::{SocketFlags, acceptfrom_with};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::fs;
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpListener, UnixListener};
 
 /// Pause after an accept that failed for want of descriptors or memory.
@@ -130,35 +134,18 @@ impl Listener {
         }
     }
 
-    async fn accept(&self) -> io::Result<(Detached, Address)> {
-        match self {
-            Listener::Tcp(listener) => {
-                let (stream, peer) = listener.accept().await?;
-                Ok((Detached::Tcp(stream.into_std()?), Address::Tcp(peer)))
-            }
-            Listener::Unix(listener, file) => {
-                let (stream, _) = listener.accept().await?;
-                Ok((Detached::Unix(stream.into_std()?), Address::Unix(file.0.clone())))
-            }
-        }
-    }
-
     /// Accepts and hands out, for ever.
     pub async fn serve(self, workers: Vec<Handle>, process: Arc<Process>, general: General) {
+        let accepting = match Accepting::new(self, &general.tcp) {
+            Ok(accepting) => accepting,
+            Err(error) => return tracing::error!(%error, "a listener cannot be served"),
+        };
         loop {
-            match self.accept().await {
-                Ok((stream, peer)) => {
-                    if let Detached::Tcp(stream) = &stream
-                        && let Err(error) = prepare_tcp(stream, &general.tcp)
-                    {
-                        tracing::debug!(%peer, %error, "a connection ended before it began");
-                        continue;
-                    }
-                    match process.door.enter(&peer).await {
-                        Ok(ticket) => hand_out(stream, peer, Box::new(ticket), &workers, &process),
-                        Err(barred) => turn_away(stream, &peer, barred),
-                    }
-                }
+            match accepting.next().await {
+                Ok((stream, peer)) => match process.door.enter(&peer).await {
+                    Ok(ticket) => hand_out(stream, peer, Box::new(ticket), &workers, &process),
+                    Err(barred) => turn_away(stream, &peer, barred),
+                },
                 Err(error) if is_about_one_connection(&error) => {}
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept connections; trying again in a moment");
@@ -167,6 +154,52 @@ impl Listener {
             }
         }
     }
+}
+
+/// A listener as it is served: what it accepts is no business of this thread's runtime, so it is never registered there.
+enum Accepting {
+    Tcp(AsyncFd<OwnedFd>),
+    Unix(AsyncFd<OwnedFd>, SocketFile),
+}
+
+impl Accepting {
+    /// Connections inherit the options of the socket that accepts them.
+    fn new(listener: Listener, options: &Tcp) -> io::Result<Accepting> {
+        match listener {
+            Listener::Tcp(listener) => {
+                prepare_tcp(&listener, options)?;
+                readable(listener.into_std()?.into()).map(Accepting::Tcp)
+            }
+            Listener::Unix(listener, file) => {
+                let listener = readable(listener.into_std()?.into())?;
+                Ok(Accepting::Unix(listener, file))
+            }
+        }
+    }
+
+    async fn next(&self) -> io::Result<(Detached, Address)> {
+        let (Accepting::Tcp(listener) | Accepting::Unix(listener, _)) = self;
+        let accept =
+            |listener: &OwnedFd| acceptfrom_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC);
+        let (stream, peer) = listener.async_io(Interest::READABLE, |listener| Ok(accept(listener)?)).await?;
+        match self {
+            Accepting::Tcp(_) => {
+                let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+                let peer = peer.ok_or(io::ErrorKind::ConnectionAborted)?;
+                Ok((Detached::Tcp(stream.into()), Address::Tcp(peer)))
+            }
+            Accepting::Unix(_, file) => Ok((Detached::Unix(stream.into()), Address::Unix(file.0.clone()))),
+        }
+    }
+}
+
+/// A listener whose connections are told of.
+#[expect(
+    deprecated,
+    reason = "what takes its place is unsafe, for types that tell of a descriptor that is not theirs"
+)]
+fn readable(listener: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(listener, Interest::READABLE)
 }
 
 /// Errors of accept that concern the connection and not the listener.
@@ -196,11 +229,15 @@ fn turn_away(stream: Detached, peer: &Address, barred: Barred) {
 
 /// Gives the connection to the less loaded of two workers drawn at random.
 fn hand_out(stream: Detached, peer: Address, ticket: Box<Ticket>, workers: &[Handle], process: &Process) {
-    let random = getrandom::u32().unwrap_or(0) as usize;
-    let one = &workers[random % workers.len()];
-    let other = &workers[(random >> 16) % workers.len()];
-    let chosen =
-        if one.load.load(Ordering::Relaxed) <= other.load.load(Ordering::Relaxed) { one } else { other };
+    let chosen = match workers {
+        [only] => only,
+        workers => {
+            let random = getrandom::u32().unwrap_or(0) as usize;
+            let one = &workers[random % workers.len()];
+            let other = &workers[(random >> 16) % workers.len()];
+            if one.load.load(Ordering::Relaxed) <= other.load.load(Ordering::Relaxed) { one } else { other }
+        }
+    };
     process.clients.fetch_add(1, Ordering::Relaxed);
     chosen.load.fetch_add(1, Ordering::Relaxed);
     if chosen.commands.send(Command::Client(stream, peer, ticket)).is_err() {

@@ -400,3 +400,97 @@ fn a_shutdown_ends_at_once_or_waits_for_clients_as_it_is_told() {
     second.terminate();
     assert_eq!(valet.wait_exit().code(), Some(0));
 }
+
+#[test]
+fn kill_without_a_name_leaves_consoles_alone() {
+    let valet = trusting(Cluster::shared()).start();
+    let (mut first, mut second) = (console(&valet), console(&valet));
+    let mut clients: Vec<Client> = (0..4).map(|_| valet.client(Role::Trust)).collect();
+    order(&mut first, "KILL");
+    for client in &mut clients {
+        assert_eq!(first_error(&client.until_end()).as_deref(), Some("57P01"));
+    }
+    assert_eq!(
+        rows(&second.query("SHOW STATE"))[1][1].as_deref(),
+        Some("yes"),
+        "it pauses all, as KILL does"
+    );
+    order(&mut second, "RESUME");
+    assert_eq!(valet.client(Role::Trust).value("SELECT 1"), "1");
+}
+
+#[test]
+fn a_command_is_done_whether_or_not_its_sender_stays_for_the_answer() {
+    let valet = trusting(Cluster::shared()).start();
+    for number in 1..=20 {
+        let mut console = console(&valet);
+        console.send(&frontend::query(&format!("SET query_timeout = {number}")));
+        console.half_close();
+        let _ = console.try_until_end();
+    }
+    eventually("all to be done", || (valet.count_log(&["setting changed"]) == 20).then_some(()));
+}
+
+#[test]
+fn physical_replication_by_another_name_is_disabled_with_its_database() {
+    let cluster = Cluster::builder().hba("host replication all all trust").start();
+    let valet = Pgvalet::builder()
+        .setting("auth_type = \"trust\"")
+        .setting("admin_users = [\"postgres\"]")
+        .database(DATABASE, &cluster, &["user = \"postgres\""])
+        .all_roles()
+        .start();
+    let mut console = console(&valet);
+    let login = Login::new("postgres", "replication").parameter("replication", "true");
+    valet.login(&login);
+    order(&mut console, "DISABLE app");
+    let error = Client::login(&valet.tcp(), &login).expect_err("the database is disabled");
+    assert!(error.to_string().contains("database \"app\" is disabled"), "{error}");
+    order(&mut console, "ENABLE app");
+    valet.login(&login);
+}
+
+#[test]
+fn long_answers_come_whole_and_in_pieces() {
+    let valet = trusting(Cluster::shared()).setting("stats_users = [\"app_trust\"]").start();
+    let clients: Vec<Client> = (0..100).map(|_| valet.client(Role::Trust)).collect();
+    let mut console = valet.login(&Login::new("app_trust", "pgbouncer"));
+    // Far more than is gathered at a time.
+    let replies = console.query(&"SHOW CLIENTS;".repeat(50));
+    assert_eq!(rows(&replies).len(), 50 * (clients.len() + 1));
+    assert_eq!(replies.iter().filter(|message| message.tag == b'C').count(), 50);
+    let replies = console.extended("SHOW CLIENTS", &[]);
+    assert_eq!(rows(&replies).len(), clients.len() + 1);
+    console.send(&frontend::all(&[
+        frontend::parse("", "SHOW CLIENTS"),
+        frontend::bind("", "", &[]),
+        frontend::execute("", 70),
+        frontend::execute("", 70),
+        frontend::sync(),
+    ]));
+    let tags: String = console.until_ready().iter().map(|message| message.tag as char).collect();
+    assert_eq!(tags, format!("12{}s{}CZ", "D".repeat(70), "D".repeat(clients.len() + 1 - 70)));
+    // What fails in the middle ends the rest.
+    let replies = console.query("SHOW CLIENTS; SHOW NOTHING; SHOW CLIENTS");
+    assert_eq!((rows(&replies).len(), first_error(&replies).is_some()), (clients.len() + 1, true));
+    assert_eq!(replies.last().expect("ReadyForQuery").tag, b'Z');
+}
+
+#[test]
+fn what_a_stats_user_asks_for_takes_little_memory() {
+    let valet = trusting(Cluster::shared()).setting("stats_users = [\"app_trust\"]").start();
+    let _clients: Vec<Client> = (0..200).map(|_| valet.client(Role::Trust)).collect();
+    let before = valet.rss_kib();
+    let mut console = valet.login(&Login::new("app_trust", "pgbouncer"));
+    console.shrink_buffers(4096);
+    // All of it would be some 100 MB.
+    console.send(&frontend::query(&"SHOW CLIENTS;".repeat(1000)));
+    // Nobody reads: what is not taken is not made.
+    let mut other = self::console(&valet);
+    for _ in 0..20 {
+        assert_eq!(rows(&other.query("SHOW VERSION")).len(), 1);
+    }
+    let most = valet.rss_kib();
+    assert!(most < before + 24 * 1024, "{before} KiB, then {most}");
+    console.until(b'C');
+}

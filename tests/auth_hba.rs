@@ -260,3 +260,25 @@ fn an_unknown_user_cannot_be_told_from_a_wrong_password() {
         }
     }
 }
+
+#[test]
+fn the_console_is_not_reached_by_the_rules_for_replication() {
+    let home = tempfile::tempdir().expect("a temporary directory");
+    let hba = home.path().join("hba.conf");
+    let rules = "host pgbouncer,pgvalet all all reject\nhost replication all all trust\nhost all all all scram-sha-256\n";
+    std::fs::write(&hba, rules).expect("the rules are written");
+    let valet = Pgvalet::in_front_of(Cluster::shared())
+        .setting("auth_type = \"hba\"")
+        .setting(&format!("auth_hba_file = \"{}\"", hba.display()))
+        .setting("admin_users = [\"app_scram\"]")
+        .start();
+    for database in ["pgbouncer", "pgvalet"] {
+        for (replication, sqlstate) in [(None, "28000"), (Some("true"), "0A000"), (Some("database"), "0A000")]
+        {
+            let login = Login::new("app_scram", database);
+            let login = replication.iter().fold(login, |login, value| login.parameter("replication", value));
+            let error = Client::login(&valet.tcp(), &login).expect_err("the console is closed");
+            assert_eq!(error.sqlstate().as_deref(), Some(sqlstate), "{database} {replication:?}: {error}");
+        }
+    }
+}

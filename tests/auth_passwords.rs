@@ -69,7 +69,10 @@ fn a_file_is_read_at_each_login_to_the_server() {
         .sql("SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE usename = 'app_scram'");
     let mut client = valet.login(&anybody());
     client.send(&support::frontend::query("SELECT 1"));
-    valet.wait_log(&["cannot open a server", "cannot read", "password"]);
+    valet.wait_log(&["password_file cannot be used", &file]);
+    // Clients are told of it, but not where secrets are.
+    let error = client.until_ready();
+    assert!(!format!("{error:?}").contains(&file), "{error:?}");
 }
 
 #[test]
@@ -151,4 +154,26 @@ fn a_command_that_hangs_holds_nobody_else_up() {
             assert!(text.contains("server_connect_timeout"), "{text}");
         }
     });
+}
+
+#[test]
+fn a_command_that_hangs_is_not_started_again_while_it_runs() {
+    let home = Home::new();
+    let runs = home.path("runs").display().to_string();
+    let go = home.path("go").display().to_string();
+    home.write("password", PASSWORD);
+    let password = home.path("password").display().to_string();
+    let command = format!("echo run >> {runs}; until test -e {go}; do sleep 0.02; done; cat {password}");
+    let valet = with(&format!("password_command = \"{command}\"\npassword_cache_time = \"1h\""))
+        .setting("server_connect_timeout = \"50ms\"")
+        .setting("query_wait_timeout = \"300ms\"")
+        .start();
+    for _ in 0..3 {
+        Client::login(&valet.tcp(), &anybody()).expect_err("the command hangs");
+    }
+    assert_eq!(home.lines("runs"), 1, "logins that gave up have started no other");
+    home.write("go", "");
+    let mut client =
+        eventually("what it printed to be used", || Client::login(&valet.tcp(), &anybody()).ok());
+    assert_eq!((client.value("SELECT session_user").as_str(), home.lines("runs")), ("app_scram", 1));
 }

@@ -266,3 +266,130 @@ fn the_recipe_of_the_documentation_works_without_a_superuser() {
     valet.client(Role::Scram);
     assert_eq!(refused(&valet, &who("postgres", PASSWORD)).0, "28P01");
 }
+
+/// A cluster where the role `victim` has a database of hers and the owner of another one answers for her as he likes.
+fn with_a_forger() -> (Cluster, String) {
+    let cluster = Cluster::builder().hba("host all victim all scram-sha-256").start();
+    cluster.sql(
+        "CREATE ROLE victim SUPERUSER LOGIN PASSWORD 'real secret'; CREATE ROLE attacker LOGIN PASSWORD 'forged';
+         CREATE SCHEMA lookup;
+         CREATE FUNCTION lookup.who(text, OUT text, OUT text) LANGUAGE sql SECURITY DEFINER
+         AS $$ SELECT rolname::text, rolpassword FROM pg_catalog.pg_authid WHERE rolname = $1 $$",
+    );
+    cluster.sql("CREATE DATABASE evil");
+    let verifier = cluster.value("SELECT rolpassword FROM pg_authid WHERE rolname = 'attacker'");
+    (cluster, verifier)
+}
+
+fn forge(cluster: &Cluster, secret: &str) {
+    let mut evil =
+        Client::login(&cluster.unix(), &Role::Postgres.login().database("evil")).expect("the owner");
+    evil.query("CREATE SCHEMA IF NOT EXISTS lookup");
+    evil.query(&format!(
+        "CREATE OR REPLACE FUNCTION lookup.who(text, OUT text, OUT text) LANGUAGE sql AS $$ SELECT $1, '{secret}' $$"
+    ));
+}
+
+fn asked_in_each_database(cluster: &Cluster) -> Builder {
+    Pgvalet::builder()
+        .setting("auth_user = \"postgres\"")
+        .setting("auth_query = \"SELECT * FROM lookup.who($1)\"")
+        .setting("auth_query_cache_time = 0")
+        .setting("server_login_retry = \"20ms\"")
+        .setting("workers = 1")
+        .database(DATABASE, cluster, &[])
+        .database("evil", cluster, &[])
+}
+
+#[test]
+fn what_one_database_vouches_for_opens_no_other_and_locks_nobody_out() {
+    let (cluster, verifier) = with_a_forger();
+    let valet = asked_in_each_database(&cluster).start();
+    for secret in [verifier.as_str(), "forged"] {
+        forge(&cluster, secret);
+        let mut real = valet.login(&who("victim", "real secret"));
+        assert_eq!(real.value("SELECT session_user"), "victim");
+        // The forger is let in to pgvalet, whose users he is asked about, and to no server.
+        let forged = Client::login(&valet.tcp(), &who("victim", "forged").database("evil"));
+        let error = forged.expect_err("no server takes the forged secret");
+        assert!(
+            !matches!(error.sqlstate().as_deref(), None | Some("28P01")) || secret == "forged",
+            "{error}"
+        );
+        // What she has shown is still good when her server has gone.
+        cluster.sql("SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE usename = 'victim'");
+        let mut again = valet.login(&who("victim", "real secret"));
+        assert_eq!(again.value("SELECT session_user"), "victim");
+    }
+}
+
+#[test]
+fn keys_go_when_another_verifier_is_vouched_for() {
+    let (cluster, forged) = with_a_forger();
+    let real = cluster.value("SELECT rolpassword FROM pg_authid WHERE rolname = 'victim'");
+    let valet = asked_in_each_database(&cluster).start();
+    forge(&cluster, &real);
+    valet.login(&who("victim", "real secret").database("evil")).terminate();
+    cluster.sql("SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE usename = 'victim'");
+    forge(&cluster, &forged);
+    // The first login with the forged verifier takes the place of hers; it opens no server.
+    let login = || Client::login(&valet.tcp(), &who("victim", "forged").database("evil")).ok();
+    let mut client = eventually("the forged verifier to be looked up", login);
+    client.send(&frontend::query("SELECT session_user"));
+    let replies = client.until_ready();
+    assert!(format!("{replies:?}").contains("the server wants a password"), "{replies:?}");
+}
+
+#[test]
+fn users_of_the_console_are_looked_up_only_where_it_was_said() {
+    let cluster = Cluster::start();
+    // Whoever may make databases would otherwise answer for the console's users.
+    cluster.sql("CREATE DATABASE pgbouncer");
+    let mut forger =
+        Client::login(&cluster.unix(), &Role::Postgres.login().database("pgbouncer")).expect("the owner");
+    forger.query("CREATE SCHEMA lookup");
+    forger.query(
+        "CREATE FUNCTION lookup.who(text, OUT text, OUT text) LANGUAGE sql AS $$ SELECT $1, 'forged' $$",
+    );
+    let valet = Pgvalet::builder()
+        .setting("auth_user = \"postgres\"")
+        .setting("auth_query = \"SELECT * FROM lookup.who($1)\"")
+        .setting("admin_users = [\"boss\"]")
+        .database("*", &cluster, &["user = \"app_trust\""])
+        .start();
+    for name in ["pgbouncer", "pgvalet"] {
+        assert_eq!(refused(&valet, &who("boss", "forged").database(name)).0, "28P01", "{name}");
+    }
+}
+
+#[test]
+fn with_md5_unknown_users_look_like_those_of_the_database() {
+    let cluster = Cluster::shared();
+    let valet = Pgvalet::builder()
+        .setting("auth_type = \"md5\"")
+        .setting("auth_user = \"postgres\"")
+        .user("postgres", PASSWORD, &[])
+        .database(DATABASE, cluster, &["user = \"app_trust\""])
+        .start();
+    let shown = |user: &str| {
+        let mut client = Client::connect(&valet.tcp()).expect("pgvalet listens");
+        client.send(&frontend::startup(&[("user", user), ("database", DATABASE)]));
+        client.authenticate(&who(user, "wrong")).expect_err("refused");
+        client.greeting.iter().map(|message| (message.tag, message.body.len())).collect::<Vec<_>>()
+    };
+    let known = shown("app_scram");
+    for number in 0..20 {
+        assert_eq!(
+            shown(&format!("nobody{number}")),
+            known,
+            "the secret of who looks users up shows nothing"
+        );
+    }
+    // Once somebody with an md5 secret was seen, a part of the unknown names looks like that, each of them always the same.
+    let md5 = shown("app_md5");
+    assert_ne!(md5, known);
+    let looks: Vec<_> = (0..20).map(|number| shown(&format!("nobody{number}"))).collect();
+    assert!(looks.contains(&md5) && looks.contains(&known), "{looks:?}");
+    let again: Vec<_> = (0..20).map(|number| shown(&format!("nobody{number}"))).collect();
+    assert_eq!(looks, again);
+}

@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::process::Command;
+
 use support::cluster::{Cluster, DATABASE, PASSWORD, Role};
 use support::pgvalet::{Builder, Pgvalet};
 use support::programs::{Output, psql_with};
@@ -149,4 +151,74 @@ fn keys_of_a_login_bound_to_its_channel_are_passed_through() {
     let environment = [("PGSSLMODE", "require"), ("PGCHANNELBINDING", "require")];
     let output = psql_with(&valet.tcp(), &Role::Scram.login(), &environment, "SELECT session_user");
     assert_eq!(output.ok(), "app_scram");
+}
+
+/// A certificate made by openssl, which says what rcgen cannot: several common names, an old version.
+fn by_openssl(setup: &Setup, name: &str, subject: &str, extensions: bool) {
+    let directory = setup.files.directory();
+    let run = |arguments: &[&str]| {
+        let output =
+            Command::new("openssl").current_dir(directory).args(arguments).output().expect("openssl runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    let (key, request, certificate) = (format!("{name}.key"), format!("{name}.csr"), format!("{name}.crt"));
+    if !setup.files.path("old.key").exists() {
+        let own = ["-keyout", "old.key", "-out", "old.crt", "-subj", "/CN=another authority", "-days", "9"];
+        run(&[&["req", "-x509", "-newkey", "rsa:2048", "-nodes"], &own[..]].concat());
+    }
+    setup.files.write("v3", "basicConstraints=CA:FALSE\n");
+    run(&["req", "-newkey", "rsa:2048", "-nodes", "-keyout", &key, "-out", &request, "-subj", subject]);
+    let mut sign =
+        vec!["x509", "-req", "-in", &request, "-CA", "old.crt", "-CAkey", "old.key", "-CAcreateserial"];
+    sign.extend(["-days", "9", "-out", &certificate]);
+    if extensions {
+        sign.extend(["-extfile", "v3"]);
+    }
+    run(&sign);
+    setup.files.write(&key, &std::fs::read_to_string(setup.files.path(&key)).expect("the key"));
+}
+
+#[test]
+fn of_two_common_names_the_first_counts_as_it_does_for_postgresql() {
+    let setup = Setup::new();
+    by_openssl(&setup, "two", "/CN=app_scram/CN=app_plain", true);
+    let authority = std::fs::read_to_string(setup.files.path("old.crt")).expect("the authority");
+    setup.files.write("ca.crt", &authority);
+    let cluster = Cluster::builder()
+        .tls(&setup.authority.issue(&Wanted::local()))
+        .file("ca.crt", &authority)
+        .config("ssl_ca_file = 'ca.crt'")
+        .hba("hostssl all all all cert")
+        .start();
+    let valet = setup.builder("cert").start();
+    let (certificate, key) = (setup.path("two.crt"), setup.path("two.key"));
+    let environment = [("PGSSLMODE", "require"), ("PGSSLCERT", &certificate), ("PGSSLKEY", &key)];
+    for (user, gets_in) in [("app_scram", true), ("app_plain", false)] {
+        for endpoint in [cluster.tcp(), valet.tcp()] {
+            let output = psql_with(&endpoint, &Login::new(user, DATABASE), &environment, "SELECT 'welcome'");
+            assert_eq!(output.code == Some(0), gets_in, "{user} {endpoint:?}: {output:?}");
+        }
+    }
+}
+
+#[test]
+fn a_map_holds_where_the_whole_certificate_is_to_be_verified() {
+    let setup = Setup::new();
+    setup.files.identity("somebody", &setup.authority.issue(&Wanted::new("somebody")));
+    let valet =
+        setup.with_rules("hostssl all all all cert clientcert=verify-full map=m\n", "m somebody app_md5\n");
+    welcome(setup.psql(&valet, "app_md5", "require", Some("somebody")));
+    let nobody = "certificate authentication failed for user";
+    turned_away(&setup.psql(&valet, "somebody", "require", Some("somebody")), nobody);
+}
+
+#[test]
+fn a_certificate_of_the_first_version_is_named_as_that() {
+    let setup = Setup::new();
+    by_openssl(&setup, "first", "/CN=app_scram", false);
+    let authority = std::fs::read_to_string(setup.files.path("old.crt")).expect("the authority");
+    setup.files.write("ca.crt", &authority);
+    let valet = setup.builder("cert").start();
+    assert_ne!(setup.psql(&valet, "app_scram", "require", Some("first")).code, Some(0));
+    valet.wait_log(&["TLS failed", "X.509 version 1", "issue it again as version 3"]);
 }

@@ -698,3 +698,54 @@ fn no_secret_reaches_the_log_at_any_level() {
         }
     }
 }
+
+#[test]
+fn no_secret_is_shown_to_anybody() {
+    let cluster = Cluster::shared();
+    let verifier = scram::verifier(PASSWORD, SALT, 4096);
+    let hash = scram::md5_secret("hashed", PASSWORD);
+    let secret = format!("password = \"{PASSWORD}\"");
+    let valet = Pgvalet::builder()
+        .setting("auth_type = \"md5\"")
+        .setting("admin_users = [\"plain\"]")
+        .setting("metrics_listen = \"127.0.0.1:0\"")
+        .user("plain", PASSWORD, &[])
+        .user("hashed", &hash, &[])
+        .user("verifier", &verifier, &[])
+        .database("scram", cluster, &["dbname = \"app\"", "user = \"app_scram\"", &secret])
+        .database("command", cluster, &["user = \"u\"", "password_command = \"echo my-own-secret\""])
+        .start();
+    let clients: Vec<_> = ["plain", "hashed", "verifier"]
+        .map(|user| valet.login(&Login::new(user, "scram").password(PASSWORD)))
+        .into();
+    let mut console = valet.login(&Login::new("plain", "pgbouncer").password(PASSWORD));
+    let help = format!("{:?}", console.query("SHOW HELP"));
+    let names = help
+        .split("SHOW ")
+        .skip(1)
+        .flat_map(|line| line.split("\\n").next())
+        .flat_map(|line| line.split('|'));
+    let mut said = String::new();
+    let mut tables = 0;
+    for name in names {
+        let rows = console.query(&format!("SHOW {name}"));
+        said += &rows
+            .iter()
+            .map(|message| String::from_utf8_lossy(&message.body).into_owned())
+            .collect::<String>();
+        tables += usize::from(rows.iter().any(|message| message.tag == b'T'));
+    }
+    assert!(tables > 20, "{tables} tables were shown: {help}");
+    let line = valet.wait_log(&["metrics are served", "address="]);
+    let address = line.split_once("address=").expect("an address").1.trim_matches('"').to_owned();
+    let mut stream = std::net::TcpStream::connect(address).expect("the endpoint listens");
+    std::io::Write::write_all(&mut stream, b"GET /metrics HTTP/1.0\r\n\r\n").expect("it is sent");
+    std::io::Read::read_to_string(&mut stream, &mut said).expect("it answers");
+    assert!(said.contains("pgvalet_build_info"));
+    let stored = verifier.rsplit(['$', ':']).take(2).map(String::from);
+    let secrets = [PASSWORD.to_string(), "my-own-secret".into(), hash[3..].into(), verifier.clone()];
+    for secret in secrets.into_iter().chain(stored) {
+        assert!(!said.contains(&secret), "{secret}");
+    }
+    drop(clients);
+}

@@ -111,7 +111,7 @@ fn an_address_that_fails_again_and_again_is_turned_away_for_a_while() {
 #[test]
 fn what_is_not_a_clients_fault_bars_nobody() {
     let valet = builder().setting("max_failed_logins = 1").setting("max_client_conn = 1").start();
-    let mut client = valet.client(Role::Plain);
+    let client = valet.client(Role::Plain);
     for _ in 0..15 {
         assert!(refusal(&valet, &Role::Plain.login()).1.contains("max_client_conn"));
         client.cancel().send().expect("a cancel request is taken");

@@ -168,7 +168,7 @@ fn it_is_ready_while_a_server_can_be_reached_and_healthy_in_any_case() {
         let (status, body) = get(address, "/readyz");
         (status == 503).then_some(body)
     });
-    assert!(body.starts_with("not ready: no server can be reached: "), "{body}");
+    assert!(body.starts_with("not ready: no server can be reached; the log"), "{body}");
     assert_eq!(samples(address)["pgvalet_ready"], 0.0);
     assert_eq!(samples(address)[&of_app("pgvalet_pool_connect_failing")], 1.0);
     assert_eq!(get(address, "/healthz"), (200, "ok\n".into()));
@@ -247,4 +247,25 @@ fn dashboard_and_alert_rules_name_metrics_that_there_are() {
             assert!(names.iter().any(|known| known == name), "{file}: {name}");
         }
     }
+}
+
+#[test]
+fn connections_that_say_nothing_keep_no_probe_waiting() {
+    let valet = serving(Cluster::shared()).start();
+    let address = endpoint(&valet);
+    let connect = || TcpStream::connect(address).expect("the endpoint listens");
+    let silent: Vec<TcpStream> = (0..100).map(|_| connect()).collect();
+    for _ in 0..5 {
+        assert_eq!(get(address, "/healthz"), (200, "ok\n".into()));
+    }
+    // Nor do those that ask and do not read.
+    let asking: Vec<TcpStream> = (0..40)
+        .map(|_| {
+            let mut stream = connect();
+            stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").expect("the request is sent");
+            stream
+        })
+        .collect();
+    assert_eq!(get(address, "/healthz"), (200, "ok\n".into()));
+    drop((silent, asking));
 }

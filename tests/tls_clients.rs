@@ -466,6 +466,69 @@ fn a_reload_that_cannot_have_its_tls_changes_nothing() {
 }
 
 #[test]
+fn no_setting_is_told_to_hold_whose_tls_does_not() {
+    let setup = Setup::new();
+    let missing = setup.path("missing.crt");
+    let valet = setup
+        .builder("allow")
+        .setting("admin_users = [\"app_scram\"]")
+        .setting("server_tls_sslmode = \"prefer\"")
+        .start();
+    let mut console = valet.login(&Role::Scram.login().database("pgbouncer"));
+    let mut shown = |name: &str| {
+        let rows = console.rows("SHOW CONFIG");
+        rows.into_iter().find(|row| row[0].as_deref() == Some(name)).expect("the setting")[1].clone()
+    };
+    let before = valet.config();
+    let require = before.replace("\"allow\"", "\"require\"").replace("server.crt", "missing.crt");
+    let full = before.replace("\"prefer\"", &format!("\"verify-full\"\nserver_tls_ca_file = \"{missing}\""));
+    for (config, name, was) in
+        [(require, "client_tls_sslmode", "allow"), (full, "server_tls_sslmode", "prefer")]
+    {
+        assert_ne!(config, before);
+        valet.write_config(&config);
+        let mut admin = valet.login(&Role::Scram.login().database("pgbouncer"));
+        let replies = admin.query("RELOAD");
+        assert_eq!(first_error(&replies).as_deref(), Some("F0000"), "{replies:?}");
+        assert!(format!("{replies:?}").contains("missing.crt"), "{replies:?}");
+        assert_eq!(shown(name).as_deref(), Some(was));
+    }
+    valet.write_config(&before);
+    let mut admin = valet.login(&Role::Scram.login().database("pgbouncer"));
+    setup.files.write("server.key", "nothing");
+    let replies = admin.query("SET client_tls_sslmode = require");
+    assert!(first_error(&replies).is_some(), "{replies:?}");
+    assert_eq!(shown("client_tls_sslmode").as_deref(), Some("allow"));
+    // What does not touch TLS is not held up by it.
+    assert_eq!(first_error(&admin.query("SET query_timeout = 77")), None);
+    assert_eq!(valet.client(Role::Scram).value("SELECT 1"), "1");
+}
+
+#[test]
+fn who_looks_sees_what_a_connection_is_encrypted_with() {
+    let setup = Setup::new();
+    let valet = setup.builder("allow").setting("admin_users = [\"app_scram\"]").start();
+    let mut old = login_over(&valet, &Dial::default().version(&TLS12));
+    let mut new = login_over(&valet, &Dial::default().version(&TLS13));
+    let mut plain = valet.client(Role::Md5);
+    let mut console = valet.login(&Role::Scram.login().database("pgbouncer"));
+    for client in [&mut old, &mut new, &mut plain] {
+        client.value("SELECT 1");
+    }
+    let mut column = |table: &str| -> Vec<String> {
+        let rows = console.rows(&format!("SHOW {table}"));
+        let mut shown: Vec<_> = rows.into_iter().map(|row| row[17].clone().unwrap_or_default()).collect();
+        shown.sort();
+        shown
+    };
+    let clients = column("CLIENTS");
+    assert_eq!(clients[..2], ["", ""], "{clients:?}");
+    assert!(clients[2].starts_with("TLSv1.2/ECDHE-ECDSA-") && clients[2].contains("/ECDH="), "{clients:?}");
+    assert!(clients[3].starts_with("TLSv1.3/TLS_") && clients[3].contains("/ECDH="), "{clients:?}");
+    assert!(column("SERVERS").iter().all(String::is_empty));
+}
+
+#[test]
 fn a_start_with_unusable_files_fails_and_says_why() {
     let setup = Setup::new();
     let other = setup.authority.issue(&Wanted::local());

@@ -72,10 +72,16 @@ fn refused(valet: &Pgvalet, login: &Login, why: &str) {
 fn the_mode_decides_whether_servers_are_reached_by_tls() {
     let tls = shared();
     for (mode, expected) in [("disable", ""), ("allow", ""), ("prefer", "TLSv1.3"), ("require", "TLSv1.3")] {
-        let valet = in_front_of(&tls.cluster, mode, &[]).start();
+        let admin = ["admin_users = [\"app_scram\"]"];
+        let valet = in_front_of(&tls.cluster, mode, &admin).start();
         for role in [Role::Scram, Role::Md5, Role::Plain] {
             assert_eq!(version(&mut valet.client(role)), expected, "{mode} {role:?}");
         }
+        let mut console = valet.login(&Role::Scram.login().database("pgbouncer"));
+        let servers = console.rows("SHOW SERVERS");
+        let shown = |row: &Vec<Option<String>>| row[17].clone().unwrap_or_default();
+        let fits = |shown: &String| shown.split('/').next() == Some(expected);
+        assert!(servers.len() == 3 && servers.iter().map(shown).all(|shown| fits(&shown)), "{servers:?}");
     }
     let valet = in_front_of(&tls.cluster, "require", &["server_tls_protocols = \"tlsv1.2\""]).start();
     assert_eq!(version(&mut valet.client(Role::Scram)), "TLSv1.2");
@@ -140,6 +146,17 @@ fn a_server_that_cannot_cope_with_the_question_is_asked_again_without() {
         assert_eq!(connect("prefer"), "", "{answer:?}");
         assert_eq!(connect("require"), "TLSv1.3");
     }
+}
+
+#[test]
+fn each_host_is_tried_in_all_ways_before_the_next_one() {
+    let error = support::backend::error_response("FATAL", "08P01", "what is that?");
+    let recorder = Recorder::that_first_answers(&shared().cluster, &error);
+    // Nobody listens at the second address.
+    let valet = in_front_of(&shared().cluster, "prefer", &[])
+        .database_on("odd", "127.0.0.1,127.0.0.2", recorder.port(), &["dbname = \"app\""])
+        .start();
+    assert_eq!(version(&mut valet.login(&Role::Scram.login().database("odd"))), "");
 }
 
 #[test]

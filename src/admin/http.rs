@@ -10,6 +10,7 @@ use hyper::header::{ALLOW, CONTENT_TYPE};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -17,15 +18,15 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 use tokio::runtime::Builder;
-use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
-/// Connections served at the same time; others wait in the kernel.
+/// Connections served at the same time; one more ends the oldest.
 const CONNECTIONS: usize = 32;
 /// How long a connection may take for all that it asks.
 const LIMIT: Duration = Duration::from_secs(60);
 /// How long a request may take to come.
-const HEADER_LIMIT: Duration = Duration::from_secs(10);
+const HEADER_LIMIT: Duration = Duration::from_secs(2);
 /// Pause after an accept that failed for want of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -55,9 +56,8 @@ pub fn start(listener: TcpListener, admin: Arc<Admin>) -> io::Result<()> {
 
 async fn serve(listener: TcpListener, admin: Arc<Admin>) -> io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut open: VecDeque<AbortHandle> = VecDeque::new();
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return Ok(()) };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -66,8 +66,15 @@ async fn serve(listener: TcpListener, admin: Arc<Admin>) -> io::Result<()> {
                 continue;
             }
         };
+        open.retain(|connection| !connection.is_finished());
+        // Whoever says nothing, or does not read, keeps no probe waiting.
+        if open.len() >= CONNECTIONS
+            && let Some(oldest) = open.pop_front()
+        {
+            oldest.abort();
+        }
         let admin = admin.clone();
-        tokio::spawn(async move {
+        let connection = tokio::spawn(async move {
             let service = service_fn(move |request| {
                 let response = respond(&admin, &request);
                 async move { Ok::<_, Infallible>(response) }
@@ -79,8 +86,8 @@ async fn serve(listener: TcpListener, admin: Arc<Admin>) -> io::Result<()> {
             if let Ok(Err(error)) = timeout(LIMIT, connection).await {
                 tracing::debug!(%error, "a connection for metrics failed");
             }
-            drop(place);
         });
+        open.push_back(connection.abort_handle());
     }
 }
 

@@ -24,7 +24,7 @@ use bytes::BytesMut;
 use command::{Command, Shutdown};
 use session::Session;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use table::{Column, Row, Type};
@@ -66,6 +66,8 @@ pub struct Admin {
     control: Box<dyn Control>,
     averages: Averages,
     sessions: AtomicU32,
+    /// Rows that sessions of `stats_users` have in memory.
+    kept: AtomicUsize,
     draining: AtomicBool,
     /// When certificates expire, for the metrics.
     expiries: Mutex<Vec<Expiry>>,
@@ -77,9 +79,9 @@ pub enum Unready {
     /// The process shuts down.
     #[error("shutting down")]
     ShuttingDown,
-    /// Every pool fails to open server connections; the last error of one.
-    #[error("no server can be reached: {0}")]
-    NoServer(String),
+    /// Every pool fails to open server connections. Who asks need not be anybody in particular, so the errors are in the log.
+    #[error("no server can be reached; the log of pgvalet says why")]
+    NoServer,
 }
 
 /// What a command comes to.
@@ -165,6 +167,7 @@ impl Admin {
             control,
             averages: Averages::default(),
             sessions: AtomicU32::new(0),
+            kept: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
             expiries: Mutex::default(),
         }
@@ -193,7 +196,7 @@ impl Admin {
         self.control.shut_down(how);
     }
 
-    async fn run(&self, command: &Command) -> Result<Answer, Error> {
+    async fn run(self: &Arc<Self>, command: &Command) -> Result<Answer, Error> {
         match command {
             Command::Empty => Ok(Answer::default()),
             Command::Show(show) => self.show(*show).await,

@@ -122,10 +122,7 @@ impl Admin {
         }
         let pools = self.registry.pools();
         let reachable = |pool: &Arc<Pool>| pool.last_failure().is_none();
-        match pools.iter().find_map(|pool| pool.last_failure()) {
-            Some(error) if !pools.iter().any(reachable) => Err(Unready::NoServer(error.to_string())),
-            _ => Ok(()),
-        }
+        if pools.is_empty() || pools.iter().any(reachable) { Ok(()) } else { Err(Unready::NoServer) }
     }
 }
 

@@ -1,23 +1,28 @@
 //! One session of the console: the simple and the extended protocol, as PostgreSQL speaks them.
 //!
 //! Owns prepared statements, portals and the status of the transaction; what commands do is in [`Admin`]. A transaction has
-//! no effect here, but drivers open them and look at the status.
+//! no effect here, but drivers open them and look at the status. Invariant: an answer is given in pieces, however long, and rows
+//! that are not given yet are bounded for those who may only look.
 
 use crate::admin::command::{self, Command, Shutdown};
 use crate::admin::table::{self, Column, Format, Row};
 use crate::admin::{Admin, Answer};
-use crate::client::context::ConsoleSession;
+use crate::client::context::{ConsoleSession, Progress};
 use crate::error::{Error, Kind};
 use crate::protocol::frame::cstr;
 use crate::protocol::{TxStatus, backend};
 use bytes::BytesMut;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// Names that one session may have for statements or portals.
 const NAMES: usize = 1000;
+/// An answer goes out when it has come to so much.
+const PIECE: usize = 16 * 1024;
+/// Rows that all sessions of `stats_users` together may have in memory.
+const KEPT_ROWS: usize = 200_000;
 
 /// A session of the console.
 #[derive(Debug)]
@@ -31,6 +36,8 @@ pub struct Session {
     skipping: bool,
     /// The message being answered is of the simple protocol.
     simple: bool,
+    /// What is left of the message being answered.
+    going: Going,
     /// Databases that a PAUSE is waiting for; a cancel request takes it back.
     pausing: Option<Option<String>>,
     /// To be done when the answer has been sent.
@@ -42,7 +49,37 @@ pub struct Session {
 struct Portal {
     command: Command,
     formats: Vec<i16>,
-    result: Option<(&'static [Column], std::vec::IntoIter<Row>, String)>,
+    result: Option<Given>,
+}
+
+/// A result that is being given.
+#[derive(Debug)]
+struct Given {
+    columns: &'static [Column],
+    formats: Vec<Format>,
+    rows: std::vec::IntoIter<Row>,
+    tag: String,
+    _kept: Kept,
+}
+
+/// Rows in memory, while they are.
+#[derive(Debug)]
+struct Kept(Arc<Admin>, usize);
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.0.kept.fetch_sub(self.1, Ordering::Relaxed);
+    }
+}
+
+/// What is under way.
+#[derive(Debug)]
+enum Going {
+    Nothing,
+    /// A result, and the commands behind it in one Query.
+    Query(Option<Given>, VecDeque<Result<Command, Error>>),
+    /// A portal of this name, which may give so many more rows, if only so many.
+    Portal(Vec<u8>, Option<usize>),
 }
 
 impl Session {
@@ -56,38 +93,60 @@ impl Session {
             portals: HashMap::new(),
             skipping: false,
             simple: false,
+            going: Going::Nothing,
             pausing: None,
             shutdown: None,
         }
     }
 
-    async fn message(&mut self, tag: u8, body: &[u8], out: &mut BytesMut) {
+    async fn message(&mut self, tag: u8, body: &[u8], out: &mut BytesMut) -> Progress {
         self.simple = matches!(tag, b'Q' | b'F');
         if self.skipping && tag != b'S' {
-            return;
+            return Progress::Done;
         }
         let outcome = match tag {
             b'Q' => self.query(body, out).await,
-            b'P' => self.parse(body, out),
-            b'B' => self.bind(body, out),
-            b'D' => self.describe(body, out),
+            b'P' => self.parse(body, out).map(|()| Progress::Done),
+            b'B' => self.bind(body, out).map(|()| Progress::Done),
+            b'D' => self.describe(body, out).map(|()| Progress::Done),
             b'E' => self.execute(body, out).await,
-            b'C' => self.close(body, out),
+            b'C' => self.close(body, out).map(|()| Progress::Done),
             b'S' => {
                 self.skipping = false;
                 self.end_of_batch(out);
-                Ok(())
+                Ok(Progress::Done)
             }
-            b'H' => Ok(()),
+            b'H' => Ok(Progress::Done),
             b'F' => Err(Error::new(Kind::Unsupported, "the admin console has no functions")),
             _ => Err(Error::new(Kind::ProtocolViolation, "unexpected message type")),
         };
-        if let Err(error) = outcome {
+        self.conclude(outcome, out)
+    }
+
+    /// Goes on with what is under way.
+    async fn go_on(&mut self, out: &mut BytesMut) -> Progress {
+        // Others have their turn between two pieces.
+        tokio::task::yield_now().await;
+        let outcome = match self.going {
+            Going::Nothing => Ok(Progress::Done),
+            Going::Query(..) => self.commands(out).await,
+            Going::Portal(..) => self.portal(out),
+        };
+        self.conclude(outcome, out)
+    }
+
+    fn conclude(&mut self, outcome: Result<Progress, Error>, out: &mut BytesMut) -> Progress {
+        let progress = outcome.unwrap_or_else(|error| {
             self.fail(&error, out);
+            Progress::Done
+        });
+        if progress == Progress::Done {
+            self.going = Going::Nothing;
+            if self.simple {
+                self.end_of_batch(out);
+            }
         }
-        if self.simple {
-            self.end_of_batch(out);
-        }
+        progress
     }
 
     /// ReadyForQuery. Outside a transaction block portals end here.
@@ -106,11 +165,29 @@ impl Session {
         self.skipping = !self.simple;
     }
 
-    async fn query(&mut self, body: &[u8], out: &mut BytesMut) -> Result<(), Error> {
+    async fn query(&mut self, body: &[u8], out: &mut BytesMut) -> Result<Progress, Error> {
         let sql = text(body.strip_suffix(&[0]).unwrap_or(body))?;
         self.statements.remove(&b""[..]);
         self.portals.remove(&b""[..]);
-        for command in command::parse(sql) {
+        self.going = Going::Query(None, command::parse(sql).into());
+        self.commands(out).await
+    }
+
+    /// Runs the commands of a Query, as far as there is room for what they give.
+    async fn commands(&mut self, out: &mut BytesMut) -> Result<Progress, Error> {
+        loop {
+            let Going::Query(given, commands) = &mut self.going else { return Ok(Progress::Done) };
+            if let Some(under_way) = given {
+                if !under_way.write(out, None).1 {
+                    return Ok(Progress::More);
+                }
+                backend::command_complete(out, &under_way.tag);
+                *given = None;
+            }
+            if out.len() >= PIECE {
+                return Ok(Progress::More);
+            }
+            let Some(command) = commands.pop_front() else { return Ok(Progress::Done) };
             let command = command?;
             if command == Command::Empty {
                 out.extend_from_slice(&backend::EMPTY_QUERY_RESPONSE);
@@ -118,15 +195,37 @@ impl Session {
             }
             let answer = self.run(&command).await?;
             answer.notices.iter().for_each(|notice| notice.write(out));
-            let columns = command.columns();
-            if let Some(columns) = columns {
-                let formats = vec![Format::Text; columns.len()];
-                table::describe(out, columns, &formats);
-                answer.rows.iter().for_each(|row| table::write_row(out, columns, &formats, row));
+            let Some(columns) = command.columns() else {
+                backend::command_complete(out, &answer.tag);
+                continue;
+            };
+            let formats = vec![Format::Text; columns.len()];
+            table::describe(out, columns, &formats);
+            let result = self.given(columns, formats, answer)?;
+            if let Going::Query(given, _) = &mut self.going {
+                *given = Some(result);
             }
-            backend::command_complete(out, &answer.tag);
         }
-        Ok(())
+    }
+
+    /// A result to be given, if there is room for its rows.
+    fn given(
+        &self,
+        columns: &'static [Column],
+        formats: Vec<Format>,
+        answer: Answer,
+    ) -> Result<Given, Error> {
+        let count = if self.is_admin { 0 } else { answer.rows.len() };
+        let kept = self.admin.kept.fetch_add(count, Ordering::Relaxed);
+        let guard = Kept(self.admin.clone(), count);
+        // The last rows of one table may exceed it, so that one table is always shown.
+        if kept > 0 && kept + count > KEPT_ROWS {
+            let text = "too many rows of the console are being read at the same time";
+            return Err(
+                Error::new(Kind::TooLarge, text).hint("Close what reads slowly, or try again in a moment.")
+            );
+        }
+        Ok(Given { columns, formats, rows: answer.rows.into_iter(), tag: answer.tag, _kept: guard })
     }
 
     fn parse(&mut self, body: &[u8], out: &mut BytesMut) -> Result<(), Error> {
@@ -208,35 +307,45 @@ impl Session {
         Ok(())
     }
 
-    async fn execute(&mut self, body: &[u8], out: &mut BytesMut) -> Result<(), Error> {
+    async fn execute(&mut self, body: &[u8], out: &mut BytesMut) -> Result<Progress, Error> {
         let malformed = || Error::new(Kind::ProtocolViolation, "malformed Execute message");
         let (name, rest) = cstr(body).ok_or_else(malformed)?;
         let limit = i32::from_be_bytes(rest.try_into().map_err(|_| malformed())?);
+        let limit = usize::try_from(limit).ok().filter(|limit| *limit > 0);
         let mut portal = self.portals.remove(name).ok_or_else(|| unknown_portal(name))?;
         if portal.command == Command::Empty {
             out.extend_from_slice(&backend::EMPTY_QUERY_RESPONSE);
             self.portals.insert(name.to_vec(), portal);
-            return Ok(());
+            return Ok(Progress::Done);
         }
         if portal.result.is_none() {
             let answer = self.run(&portal.command).await?;
             answer.notices.iter().for_each(|notice| notice.write(out));
             let columns = portal.command.columns().unwrap_or_default();
-            portal.result = Some((columns, answer.rows.into_iter(), answer.tag));
-        }
-        if let Some((columns, rows, tag)) = &mut portal.result {
             let formats = spread(&portal.formats, columns.len());
-            let most = usize::try_from(limit).ok().filter(|limit| *limit > 0).unwrap_or(usize::MAX);
-            let given = rows.take(most).map(|row| table::write_row(out, columns, &formats, &row)).count();
-            // As in PostgreSQL, a limit that was just reached suspends: nobody looks ahead.
-            if given == most {
-                out.extend_from_slice(&backend::PORTAL_SUSPENDED);
-            } else {
-                backend::command_complete(out, tag);
-            }
+            portal.result = Some(self.given(columns, formats, answer)?);
         }
         self.portals.insert(name.to_vec(), portal);
-        Ok(())
+        self.going = Going::Portal(name.to_vec(), limit);
+        self.portal(out)
+    }
+
+    /// Gives rows of the portal that is under way, as far as there is room for them.
+    fn portal(&mut self, out: &mut BytesMut) -> Result<Progress, Error> {
+        let Going::Portal(name, limit) = &mut self.going else { return Ok(Progress::Done) };
+        let result = self.portals.get_mut(name).and_then(|portal| portal.result.as_mut());
+        let Some(result) = result else { return Ok(Progress::Done) };
+        let (count, is_all) = result.write(out, *limit);
+        if let Some(left) = limit {
+            *left -= count;
+        }
+        // As in PostgreSQL, a limit that was just reached suspends: nobody looks ahead.
+        match limit {
+            Some(0) => out.extend_from_slice(&backend::PORTAL_SUSPENDED),
+            _ if !is_all => return Ok(Progress::More),
+            _ => backend::command_complete(out, &result.tag),
+        }
+        Ok(Progress::Done)
     }
 
     fn close(&mut self, body: &[u8], out: &mut BytesMut) -> Result<(), Error> {
@@ -296,17 +405,35 @@ impl Session {
     }
 }
 
+impl Given {
+    /// Writes rows until there is enough to send, or none left, or `limit` is reached; how many, and whether none is left.
+    fn write(&mut self, out: &mut BytesMut, limit: Option<usize>) -> (usize, bool) {
+        let mut count = 0;
+        while out.len() < PIECE && limit.is_none_or(|limit| count < limit) {
+            let Some(row) = self.rows.next() else { return (count, true) };
+            table::write_row(out, self.columns, &self.formats, &row);
+            count += 1;
+        }
+        (count, false)
+    }
+}
+
 impl ConsoleSession for Session {
     fn take<'a>(
         &'a mut self,
         tag: u8,
         body: &'a [u8],
         out: &'a mut BytesMut,
-    ) -> Pin<Box<dyn Future<Output = ()> + 'a>> {
+    ) -> Pin<Box<dyn Future<Output = Progress> + 'a>> {
         Box::pin(self.message(tag, body, out))
     }
 
+    fn more<'a>(&'a mut self, out: &'a mut BytesMut) -> Pin<Box<dyn Future<Output = Progress> + 'a>> {
+        Box::pin(self.go_on(out))
+    }
+
     fn cancel(&mut self, out: &mut BytesMut) {
+        self.going = Going::Nothing;
         if let Some(database) = self.pausing.take() {
             self.admin.take_back_pause(database.as_deref());
         }

@@ -1,8 +1,9 @@
 //! Which rule of pg_hba.conf holds for a connection, and which users a map makes of a name.
 //!
 //! Owns the match, not the files (`config::hba`). What it has to know of the world, the addresses behind host names or the
-//! roles of a user, it asks for and is called again: it does no I/O. Invariant: what is unknown never lets anybody in. A
-//! rule that admits does not match where it is unknown whether the user is a member of a role, a rule that rejects does.
+//! roles of a user, it asks for and is called again: it does no I/O. Invariant: what is unknown never lets anybody in. Where it
+//! is unknown whether the user is a member of a role, or which addresses a name stands for, a rule that admits does not match, and a
+//! rule that rejects does.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -35,12 +36,24 @@ pub enum Wanted<'a> {
 /// What was found out of the world so far.
 #[derive(Debug, Clone, Default)]
 pub struct Facts {
-    /// Addresses by host name.
-    pub addresses: HashMap<String, Vec<IpAddr>>,
+    /// Addresses by host name; `None` where nobody could tell.
+    pub addresses: HashMap<String, Option<Vec<IpAddr>>>,
     /// Roles that the user is a member of.
     pub groups: Groups,
     /// This machine's addresses with their netmasks; only looked at if a rule asks for them.
-    pub interfaces: Option<Vec<(IpAddr, IpAddr)>>,
+    pub interfaces: Interfaces,
+}
+
+/// This machine's addresses with their netmasks.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Interfaces {
+    /// Nobody has looked.
+    #[default]
+    NotAsked,
+    /// The system does not tell.
+    Unknown,
+    /// These.
+    Known(Vec<(IpAddr, IpAddr)>),
 }
 
 /// The roles that a user is a member of, itself included or not.
@@ -140,7 +153,7 @@ fn matches<'a>(rule: &'a Rule, request: &Request<'_>, facts: &Facts) -> Result<b
     // Names last: only they can take time.
     let is_rejected = rule.method == Method::Reject;
     let addressed = match client {
-        Some(client) => is_address(addresses, client, facts)?,
+        Some(client) => is_address(addresses, client, facts, is_rejected)?,
         None => Some(true),
     };
     if addressed == Some(false)
@@ -151,7 +164,8 @@ fn matches<'a>(rule: &'a Rule, request: &Request<'_>, facts: &Facts) -> Result<b
     }
     match (addresses, client) {
         (Addresses::Name(name), Some(client)) => match facts.addresses.get(name) {
-            Some(known) => Ok(known.contains(&client)),
+            Some(Some(known)) => Ok(known.contains(&client)),
+            Some(None) => Ok(is_rejected),
             None => Err(Outcome::WantsAddresses(name)),
         },
         _ => Ok(true),
@@ -159,16 +173,23 @@ fn matches<'a>(rule: &'a Rule, request: &Request<'_>, facts: &Facts) -> Result<b
 }
 
 /// Whether the client's address is among these; `None` if a name has to be looked up for that.
-fn is_address<'a>(addresses: &Addresses, client: IpAddr, facts: &Facts) -> Result<Option<bool>, Missing<'a>> {
-    let interfaces = || facts.interfaces.as_ref().ok_or(Outcome::WantsInterfaces);
+fn is_address<'a>(
+    addresses: &Addresses,
+    client: IpAddr,
+    facts: &Facts,
+    if_unknown: bool,
+) -> Result<Option<bool>, Missing<'a>> {
+    let any_interface = |test: &dyn Fn(IpAddr, IpAddr) -> bool| match &facts.interfaces {
+        Interfaces::NotAsked => Err(Outcome::WantsInterfaces),
+        Interfaces::Unknown => Ok(if_unknown),
+        Interfaces::Known(all) => Ok(all.iter().any(|(address, mask)| test(*address, *mask))),
+    };
     Ok(match addresses {
         Addresses::All => Some(true),
         Addresses::Name(_) => None,
         Addresses::Network { address, mask } => Some(is_in_network(client, *address, *mask)),
-        Addresses::SameHost => Some(interfaces()?.iter().any(|(address, _)| *address == client)),
-        Addresses::SameNet => {
-            Some(interfaces()?.iter().any(|(address, mask)| is_in_network(client, *address, *mask)))
-        }
+        Addresses::SameHost => Some(any_interface(&|address, _| address == client)?),
+        Addresses::SameNet => Some(any_interface(&|address, mask| is_in_network(client, address, mask))?),
     })
 }
 
@@ -358,12 +379,34 @@ mod tests {
         let mut facts = Facts::default();
         assert_eq!(decide(&hba, &request("a"), &facts), Outcome::WantsAddresses("db.x"));
         assert_eq!(decide(&hba, &request("b"), &facts), Outcome::WantsInterfaces);
-        facts.interfaces = Some(vec![("10.0.0.1".parse().unwrap(), "255.255.255.0".parse().unwrap())]);
+        facts.interfaces =
+            Interfaces::Known(vec![("10.0.0.1".parse().unwrap(), "255.255.255.0".parse().unwrap())]);
         assert!(matches!(decide(&hba, &request("b"), &facts), Outcome::Rule(rule) if rule.place == "hba:3"));
-        facts.addresses.insert("db.x".into(), vec!["10.0.0.9".parse().unwrap()]);
+        facts.addresses.insert("db.x".into(), Some(vec!["10.0.0.9".parse().unwrap()]));
         assert!(matches!(decide(&hba, &request("a"), &facts), Outcome::Rule(rule) if rule.place == "hba:1"));
-        facts.addresses.insert("db.x".into(), Vec::new());
+        facts.addresses.insert("db.x".into(), Some(Vec::new()));
         assert_eq!(decide(&hba, &request("a"), &facts), Outcome::NoRule);
+    }
+
+    #[test]
+    fn addresses_that_nobody_can_tell_let_nobody_in() {
+        let hba = parse(
+            "host a all db.x reject\nhost a all db.x trust\nhost b all samenet reject\nhost all all samehost trust\n",
+            "",
+        );
+        let transport = from("10.0.0.9");
+        let facts = Facts {
+            addresses: [("db.x".to_owned(), None)].into(),
+            interfaces: Interfaces::Unknown,
+            ..Facts::default()
+        };
+        for (database, expected) in [("a", "hba:1"), ("b", "hba:3"), ("c", "")] {
+            let request = Request { transport: &transport, database: Wanted::Database(database), user: "u" };
+            match decide(&hba, &request, &facts) {
+                Outcome::Rule(rule) => assert_eq!(rule.place, expected),
+                outcome => assert!(outcome == Outcome::NoRule && expected.is_empty(), "{outcome:?}"),
+            }
+        }
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! any server that has the same verifier. So a file or an `auth_query` that knows only verifiers is enough, once the user has
 //! logged in. Invariants: bounded; wiped when dropped; a key is used only for the user, salt and iteration count it
 //! belongs to, so the key of an old password is never taken for that of a new one; and only where the same source vouches for
-//! the user, so that who can forge answers of one source gets nowhere that another one is asked for.
+//! the user, so that who can forge answers of one source gets nowhere that another one is asked for. Of each source and user only the
+//! keys of the last login are kept: those of a verifier that is no longer vouched for are gone with the next one.
 
 use std::fmt;
 use std::num::NonZeroUsize;
@@ -20,12 +21,14 @@ const USERS: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
 
 /// Keys and secrets by user. One for the process: it outlives connections, pools and configurations.
 pub struct Learnt {
-    keys: Mutex<LruCache<Verifier, ClientKeys>>,
+    keys: Mutex<LruCache<Vouched, (Verifier, ClientKeys)>>,
     secrets: Mutex<LruCache<Place, Secret>>,
 }
 
-/// Which verifier keys belong to: who vouches for it, user, salt and iteration count.
-type Verifier = (String, String, Box<[u8]>, u32);
+/// Who vouches for a user, and the user.
+type Vouched = (String, String);
+/// Which verifier keys belong to: salt and iteration count.
+type Verifier = (Box<[u8]>, u32);
 
 /// A user on a server.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -56,14 +59,16 @@ impl Learnt {
         iterations: u32,
         keys: ClientKeys,
     ) -> bool {
-        let verifier = (witness.to_owned(), user.to_owned(), salt.into(), iterations);
-        let before = lock(&self.keys).put(verifier, keys.clone());
-        before.is_none_or(|before| before != keys)
+        let learnt = ((salt.into(), iterations), keys);
+        let before = lock(&self.keys).put((witness.to_owned(), user.to_owned()), learnt.clone());
+        before.is_none_or(|before| before != learnt)
     }
 
     /// The keys of `user` for a server that asks for them with this salt and count.
     pub fn keys(&self, witness: &str, user: &str, salt: &[u8], iterations: u32) -> Option<ClientKeys> {
-        lock(&self.keys).get(&(witness.to_owned(), user.to_owned(), salt.into(), iterations)).cloned()
+        let mut all = lock(&self.keys);
+        let ((known, count), keys) = all.get(&(witness.to_owned(), user.to_owned()))?;
+        (**known == *salt && *count == iterations).then(|| keys.clone())
     }
 
     /// Keeps the secret, a password or an md5 hash, of a user who has logged in with it and who is in no file. Whether it
@@ -104,6 +109,10 @@ mod tests {
         assert_eq!(learnt.keys("w", "a", b"tlas", 4096), None);
         assert_eq!(learnt.keys("w", "a", b"salt", 4097), None);
         assert_eq!(learnt.keys("another", "a", b"salt", 4096), None);
+        let other = ClientKeys::new([3; 32], [4; 32]);
+        assert!(learnt.keep_keys("w", "a", b"tlas", 4096, other.clone()));
+        assert_eq!(learnt.keys("w", "a", b"tlas", 4096), Some(other));
+        assert_eq!(learnt.keys("w", "a", b"salt", 4096), None, "another verifier has taken its place");
     }
 
     #[test]

@@ -4,13 +4,14 @@
 //! exchange. The exchanges themselves are in `exchanges`. An unknown user goes through the same exchange as a known one with a
 //! wrong password, and gets the same answer.
 
-use crate::auth::hba::{self, Facts, Groups, Outcome, Request, Wanted};
+use crate::auth::hba::{self, Facts, Groups, Interfaces, Outcome, Request, Wanted};
 use crate::auth::learnt::Place;
 use crate::auth::transport::{Certificate, Transport};
 use crate::client::bearer;
+use crate::client::connection::Connection;
 use crate::client::context::Context;
 use crate::client::exchanges::{self, wrong_password};
-use crate::client::login::{Connection, Refusal};
+use crate::client::login::Refusal;
 use crate::client::surroundings;
 use crate::config::hba::{CertificateName, ClientCertificate, Hba, Method};
 use crate::config::secret::Password;
@@ -116,11 +117,13 @@ async fn by_rules(
             }
             Outcome::WantsGroups => facts.groups = groups(context, applicant).await?,
             Outcome::WantsInterfaces => {
-                let interfaces = surroundings::interfaces().unwrap_or_else(|error| {
-                    tracing::warn!(%error, "this machine's addresses are unknown: samehost and samenet match nobody");
-                    Vec::new()
-                });
-                facts.interfaces = Some(interfaces);
+                facts.interfaces = match surroundings::interfaces() {
+                    Ok(interfaces) => Interfaces::Known(interfaces),
+                    Err(error) => {
+                        tracing::warn!(%error, "this machine's addresses are unknown: samehost and samenet let nobody in");
+                        Interfaces::Unknown
+                    }
+                };
             }
         }
     }

@@ -6,9 +6,10 @@
 use crate::auth::hba::Facts;
 use crate::auth::oauthbearer::{self, OAUTHBEARER, Shown};
 use crate::client::authentication::{Applicant, vouched};
+use crate::client::connection::Connection;
 use crate::client::context::Context;
 use crate::client::exchanges::{ask_for_password, initial_response, invalid_mechanism, refusal};
-use crate::client::login::{Connection, Refusal};
+use crate::client::login::Refusal;
 use crate::config::Config;
 use crate::config::hba::OAuth;
 use crate::error::{Error, Kind};

@@ -5,6 +5,7 @@ use crate::metrics::Ended;
 use crate::moment::Moment;
 use crate::net::Stream;
 use crate::net::stream::Address;
+use crate::net::tls::cipher::Cipher;
 use crate::pool::Seat;
 use crate::pool::roster::next_id;
 use crate::protocol::startup::{Replication, Startup};
@@ -62,6 +63,8 @@ pub struct Origin {
     pub local: Option<Address>,
     /// The number of the connection's descriptor.
     pub fd: i32,
+    /// What the connection is encrypted with.
+    pub cipher: Cipher,
     /// What kind of replication it asked for: `none`, `physical` or `logical`.
     pub replication: &'static str,
     /// What it calls itself at its login.
@@ -78,6 +81,7 @@ impl Origin {
             peer: peer.clone(),
             local: stream.local(),
             fd: stream.fd(),
+            cipher: stream.cipher(),
             replication: match startup.replication() {
                 Ok(Some(Replication::Physical)) => "physical",
                 Ok(Some(Replication::Logical)) => "logical",

@@ -4,9 +4,10 @@
 //! for. A shutdown of the process does not wait for it.
 
 use crate::client::cell::{Activity, ClientCell, Origin, Verdict};
-use crate::client::context::{ConsoleSession, Context};
+use crate::client::connection::{Connection, MAX_AUTH_MESSAGE};
+use crate::client::context::{ConsoleSession, Context, Progress};
 use crate::client::greeting::notice;
-use crate::client::login::{Connection, MAX_AUTH_MESSAGE, Refusal, Registered};
+use crate::client::login::{Refusal, Registered};
 use crate::error::{Error, Kind};
 use crate::moment::Moment;
 use crate::net::stream::Address;
@@ -101,27 +102,50 @@ async fn converse(
             return Ok(());
         }
         cell.set_activity(Activity::Active, Moment::now());
-        let canceled = tokio::select! {
+        let mut progress = tokio::select! {
             // What has come is done, even if nobody is there any more for the answer.
             biased;
-            () = session.take(tag, &message[HEADER..], &mut out) => false,
-            summons = summons(cell) => {
-                if let Summons::End(error) = summons {
-                    return Err(error.into());
-                }
-                true
-            }
-            gone = connection.wait_gone() => return gone,
+            progress = session.take(tag, &message[HEADER..], &mut out) => Some(progress),
+            canceled = interrupted(cell, connection) => canceled?,
         };
-        if canceled {
+        while progress == Some(Progress::More) {
+            send(cell, connection, &mut out).await?;
+            progress = tokio::select! {
+                biased;
+                progress = session.more(&mut out) => Some(progress),
+                canceled = interrupted(cell, connection) => canceled?,
+            };
+        }
+        if progress.is_none() {
             session.cancel(&mut out);
         }
         if matches!(tag, b'Q' | b'S' | b'H' | b'F') || out.len() > GATHERED {
-            connection.write(&out).await?;
-            out.clear();
+            send(cell, connection, &mut out).await?;
             session.sent();
         }
     }
+}
+
+/// What ends an answer before its time: a cancel request, which is `None`, an administrator, or the client's end.
+async fn interrupted(cell: &ClientCell, connection: &mut Connection) -> Result<Option<Progress>, Refusal> {
+    tokio::select! {
+        summons = summons(cell) => match summons {
+            Summons::End(error) => Err(error.into()),
+            Summons::Cancel => Ok(None),
+        },
+        gone = connection.wait_gone() => gone.map(|()| None),
+    }
+}
+
+/// Sends what was gathered; a client that does not read it can be ended all the same.
+async fn send(cell: &ClientCell, connection: &mut Connection, out: &mut BytesMut) -> Result<(), Refusal> {
+    tokio::select! {
+        biased;
+        sent = connection.write(out) => sent?,
+        error = told_to_end(cell) => return Err(error.into()),
+    }
+    out.clear();
+    Ok(())
 }
 
 /// What a client of the console is told by others.

@@ -85,15 +85,27 @@ pub trait Console: Send + Sync + std::fmt::Debug {
     fn open(self: Arc<Self>, is_admin: bool) -> Box<dyn ConsoleSession>;
 }
 
+/// How far an answer of the console is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// All was said.
+    Done,
+    /// What was gathered is to be sent before it goes on.
+    More,
+}
+
 /// A session of the admin console: messages in, messages out.
 pub trait ConsoleSession {
-    /// Answers one message, of type `tag`, whose body is `body`, by appending to `out`.
+    /// Answers one message, of type `tag`, whose body is `body`, by appending to `out`, or begins to.
     fn take<'a>(
         &'a mut self,
         tag: u8,
         body: &'a [u8],
         out: &'a mut BytesMut,
-    ) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
+    ) -> Pin<Box<dyn Future<Output = Progress> + 'a>>;
+
+    /// Goes on with an answer of which there is more, when what was gathered has been sent.
+    fn more<'a>(&'a mut self, out: &'a mut BytesMut) -> Pin<Box<dyn Future<Output = Progress> + 'a>>;
 
     /// The answer under way was given up for a cancel request: undoes what it waited for, and says so.
     fn cancel(&mut self, out: &mut BytesMut);

@@ -2,8 +2,9 @@
 //!
 //! Invariant: nothing that came in the clear counts as having come encrypted.
 
+use crate::client::connection::Connection;
 use crate::client::context::{CancelRequest, Context};
-use crate::client::login::{Connection, Refusal, too_many_clients};
+use crate::client::login::{Refusal, too_many_clients};
 use crate::error::{Error, Kind};
 use crate::net::Stream;
 use crate::net::stream::Address;

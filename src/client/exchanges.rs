@@ -8,10 +8,11 @@ use crate::auth::mock::Looks;
 use crate::auth::scram::{MAX_ITERATIONS, Nonce, SCRAM_SHA_256, SCRAM_SHA_256_PLUS};
 use crate::auth::scram_server::{Credentials, ServerBinding, ServerStart};
 use crate::auth::{AuthError, md5};
+use crate::client::connection::Connection;
 use crate::client::context::Context;
-use crate::client::login::{Connection, Refusal};
+use crate::client::login::Refusal;
+use crate::config::Secret;
 use crate::config::secret::{Password, ScramVerifier};
-use crate::config::{Config, Secret};
 use crate::error::{Error, Kind};
 use crate::protocol::backend;
 use crate::routing;
@@ -28,16 +29,17 @@ pub(super) async fn scram(
     name: &str,
     secret: Option<&Secret>,
 ) -> Result<(), Refusal> {
-    let config = context.config();
-    let salt = context.process.mock.salt(name);
+    let salt = || context.process.mock.salt(name);
     let credentials = match secret {
         Some(Secret::Scram(verifier)) => Credentials::Verifier(verifier.clone()),
         Some(Secret::Plain(password)) => {
-            let iterations = config.general.scram_iterations;
+            let (salt, iterations) = (salt(), context.config().general.scram_iterations);
             let keys = derive(context, password, &salt, iterations).await?;
             Credentials::Verifier(keys.verifier(&salt, iterations))
         }
-        Some(Secret::Md5(_)) | None => Credentials::Mock { salt, iterations: mock_iterations(context, name) },
+        Some(Secret::Md5(_)) | None => {
+            Credentials::Mock { salt: salt(), iterations: mock_iterations(context, connection, name) }
+        }
     };
     let keys = sasl(connection, name, credentials).await?;
     if let Some(Secret::Scram(verifier)) = secret {
@@ -63,11 +65,10 @@ pub(super) async fn md5_or_scram(
     name: &str,
     secret: Option<&Secret>,
 ) -> Result<(), Refusal> {
-    let config = context.config();
     match secret {
         Some(Secret::Scram(_)) => scram(context, connection, name, secret).await,
         Some(secret) => md5(connection, name, secret).await,
-        None => match looks(context, &config, name, true) {
+        None => match looks(context, connection, name, true) {
             Looks::Md5 => md5(connection, name, &Secret::Md5(context.process.mock.md5(name))).await,
             Looks::Scram(iterations) => {
                 let salt = context.process.mock.salt(name);
@@ -161,7 +162,7 @@ async fn is_right(
             Ok(right)
         }
         None => {
-            if let Looks::Scram(iterations) = looks(context, &context.config(), name, true) {
+            if let Looks::Scram(iterations) = looks(context, connection, name, true) {
                 let salt = context.process.mock.salt(name);
                 derive_once(context, &password, &salt, iterations.min(MAX_ITERATIONS)).await?;
             }
@@ -170,15 +171,20 @@ async fn is_right(
     }
 }
 
-fn looks(context: &Context, config: &Config, name: &str, md5_too: bool) -> Looks {
-    context.process.mock.looks(name, &config.kinds, config.general.scram_iterations, md5_too)
+/// How somebody unknown looks.
+fn looks(context: &Context, connection: &Connection, name: &str, md5_too: bool) -> Looks {
+    let config = context.config();
+    let database = connection.asked_for.as_ref().map(|(database, _)| database.as_str());
+    let is_looked_up = database.is_some_and(|name| routing::user_source(&config, name).is_some());
+    let found = is_looked_up.then(|| context.process.directory.kinds());
+    let iterations = config.general.scram_iterations;
+    context.process.mock.looks(name, &config.kinds, found.as_ref(), iterations, md5_too)
 }
 
-fn mock_iterations(context: &Context, name: &str) -> u32 {
-    let config = context.config();
-    match looks(context, &config, name, false) {
+fn mock_iterations(context: &Context, connection: &Connection, name: &str) -> u32 {
+    match looks(context, connection, name, false) {
         Looks::Scram(iterations) => iterations,
-        Looks::Md5 => config.general.scram_iterations,
+        Looks::Md5 => context.config().general.scram_iterations,
     }
 }
 

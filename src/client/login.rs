@@ -1,9 +1,9 @@
 //! The life of a client's connection: its first packets, its login, its session, its end.
 
-use crate::auth::transport::{Certificate, Tls, Transport};
 use crate::client::authentication::{Applicant, authenticate};
 use crate::client::cell::{Activity, ClientCell, Origin};
 use crate::client::census::Counted as Enrolled;
+use crate::client::connection::Connection;
 use crate::client::context::Context;
 use crate::client::door::{Place, Ticket};
 use crate::client::encryption::first_packets;
@@ -11,16 +11,14 @@ use crate::client::greeting::{notice, startup_settings};
 use crate::client::outgoing::Outgoing;
 use crate::client::relay::{Body, End, Leaving, Relay};
 use crate::client::sql_names::SqlNames;
-use crate::config::{Config, names};
+use crate::config::Config;
 use crate::error::{Error, Kind};
 use crate::moment::Moment;
 use crate::net::stream::Address;
-use crate::net::tls::accept::Shown;
 use crate::net::{Buffer, Stream};
 use crate::pool::{CheckoutError, Lease, Seat, Shard};
-use crate::protocol::frame::HEADER;
 use crate::protocol::startup::{NEWEST_MINOR, Replication, Startup};
-use crate::protocol::{Header, TxStatus, backend};
+use crate::protocol::{TxStatus, backend};
 use crate::routing::{self, ADMIN_DATABASES};
 use crate::server::ServerError;
 use crate::session::footprint::ResetPlan;
@@ -34,9 +32,6 @@ use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 use tokio::time::timeout;
-
-/// Longest message during authentication (`PG_MAX_AUTH_TOKEN_LENGTH`).
-pub(super) const MAX_AUTH_MESSAGE: usize = 65_535;
 
 /// Why a connection ended before it became a session.
 #[derive(Debug)]
@@ -235,117 +230,6 @@ pub(super) fn too_many_clients() -> Error {
         .hint("Raise max_client_conn, or close connections that are not in use.")
 }
 
-/// A connection that is not a session yet.
-#[derive(Debug)]
-pub(super) struct Connection {
-    pub(super) stream: Stream,
-    /// What was received and not yet dealt with.
-    pub(super) buffer: Buffer,
-    held: BytesMut,
-    /// What the TLS handshake has shown; `None` without TLS.
-    pub(super) shown: Option<Box<Shown>>,
-    /// Database and user, once the client has named them.
-    pub(super) asked_for: Option<(String, String)>,
-}
-
-impl Connection {
-    /// Writes `bytes`, behind what was held back.
-    pub(super) async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.held.extend_from_slice(bytes);
-        let held = std::mem::take(&mut self.held);
-        self.stream.write_all(&held).await
-    }
-
-    /// How the client came here.
-    pub(super) fn transport(&self, peer: &Address) -> Transport {
-        let Address::Tcp(address) = peer else { return Transport::Unix };
-        let certificate = |shown: &Shown| {
-            shown.certificate.as_ref().map(|subject| Certificate {
-                common_name: subject.common_name.clone(),
-                distinguished_name: subject.distinguished_name.clone(),
-            })
-        };
-        let tls = self.shown.as_ref().map(|shown| Tls { certificate: certificate(shown) });
-        Transport::Tcp { address: address.ip(), tls }
-    }
-
-    /// The database that the client gets: the one that it asks for, unless the name it connects to stands for another.
-    fn database(&self, config: &Config, startup: &Startup) -> String {
-        let asked = startup.database();
-        let name = self.shown.as_ref().and_then(|shown| shown.server_name.as_deref());
-        let other = name.and_then(|name| names::database(&config.general.client_tls.names, name));
-        match other {
-            Some(other) if !ADMIN_DATABASES.contains(&asked) => other,
-            _ => asked.to_owned(),
-        }
-    }
-
-    /// The operating system's user at the other end of a Unix socket.
-    pub(super) fn peer_uid(&self) -> Option<u32> {
-        self.stream.peer_uid()
-    }
-
-    /// Keeps `bytes` for the next write.
-    pub(super) fn hold(&mut self, bytes: &[u8]) {
-        self.held.extend_from_slice(bytes);
-    }
-
-    /// Receives more, with room for messages of up to `most` bytes.
-    pub(super) async fn read_more(&mut self, most: usize) -> io::Result<()> {
-        // Who says nothing takes no room.
-        poll_fn(|cx| self.stream.poll_read_ready(cx)).await?;
-        if self.buffer.capacity() < most {
-            self.buffer.grow(most);
-        }
-        let space = self.buffer.space();
-        let count = self.stream.read(space).await?;
-        if count == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        self.buffer.filled(count);
-        Ok(())
-    }
-
-    /// The body of the next message, which must be one of authentication; `expected` names it for the error.
-    pub(super) async fn password_message(&mut self, expected: &str) -> Result<Vec<u8>, Refusal> {
-        loop {
-            let violation = |text: &str| Refusal::Error(Error::new(Kind::ProtocolViolation, text));
-            match Header::parse(self.buffer.bytes()) {
-                Err(error) => return Err(violation(&error.to_string())),
-                Ok(Some(header)) if header.tag != b'p' => {
-                    return Err(violation(&format!(
-                        "expected {expected} response, got message type {}",
-                        header.tag
-                    )));
-                }
-                Ok(Some(header)) if header.total() > MAX_AUTH_MESSAGE => {
-                    return Err(violation("invalid message length"));
-                }
-                Ok(Some(header)) if self.buffer.len() >= header.total() => {
-                    let body = self.buffer.bytes()[HEADER..header.total()].to_vec();
-                    self.buffer.advance(header.total());
-                    return Ok(body);
-                }
-                Ok(Some(header)) => self.read_more(header.total()).await?,
-                Ok(None) => self.read_more(1024).await?,
-            }
-        }
-    }
-
-    /// Tells the client why, and closes in a way that lets it read that.
-    async fn last_words(&mut self, error: &Error) {
-        let mut out = BytesMut::new();
-        error.write(&mut out, "FATAL");
-        let farewell = async {
-            self.write(&out).await?;
-            // Bytes that were not read would turn the close into a reset, which could overtake the message.
-            let mut rest = [0; 1024];
-            self.stream.try_read(&mut rest)
-        };
-        let _ = timeout(Duration::from_secs(1), farewell).await;
-    }
-}
-
 /// What a login came to.
 enum Login {
     Session(Box<Session>),
@@ -415,23 +299,28 @@ async fn log_in(
     if place.is_none() {
         return Err(too_many_clients().into());
     }
-    if context.shards.registry.is_disabled(&database_name) {
-        let text = format!("database \"{database_name}\" is disabled");
+    let plan = |config: &Config| match replication {
+        Some(Replication::Physical) => routing::route_physical(config, &database_name, &user_name),
+        Some(Replication::Logical) | None => routing::route(config, &database_name, &user_name),
+    };
+    // Physical replication may have come by another name than that of its database.
+    let of_pool = match replication {
+        Some(Replication::Physical) => plan(&config).map(|blueprint| blueprint.key.database),
+        Some(Replication::Logical) | None => None,
+    };
+    let pool_name = of_pool.as_deref().unwrap_or(&database_name);
+    if context.shards.registry.is_disabled(pool_name) {
+        let text = format!("database \"{pool_name}\" is disabled");
         return Err(Error::new(Kind::WrongState, text).hint("An administrator can ENABLE it.").into());
     }
     let enrolled = context.process.census.enter(&config, &database_name, &user_name)?;
-    let plan = |config: &Config| routing::route(config, &database_name, &user_name);
     let unknown = |hint| {
         let text = format!("database \"{database_name}\" does not exist");
         // What PostgreSQL says, for drivers; what pgbouncer says, for whoever looks for that.
         let detail = format!("no such database: {database_name}");
         Refusal::Error(Error::new(Kind::UnknownDatabase, text).detail(detail).hint(hint))
     };
-    if let Some(kind) = replication {
-        let plan = |config: &Config| match kind {
-            Replication::Logical => routing::route(config, &database_name, &user_name),
-            Replication::Physical => routing::route_physical(config, &database_name, &user_name),
-        };
+    if replication.is_some() {
         let (shard, lease) = super::replication::open(context, &startup, plan).await?.ok_or_else(|| {
             unknown("Add a database of this name to pgvalet's configuration: it says which server is meant.")
         })?;

@@ -8,6 +8,7 @@ mod authentication;
 mod bearer;
 pub mod cell;
 pub mod census;
+mod connection;
 mod console;
 pub mod context;
 pub mod door;

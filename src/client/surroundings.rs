@@ -49,12 +49,13 @@ pub struct HostNames {
 
 #[derive(Debug, Default)]
 struct Known {
-    found: tokio::sync::Mutex<Option<(Instant, Vec<IpAddr>)>>,
+    found: tokio::sync::Mutex<Option<(Instant, Option<Vec<IpAddr>>)>>,
 }
 
 impl HostNames {
-    /// The addresses of `name`; none where it has none. Names come from the configuration, so there are few.
-    pub async fn addresses(&self, name: &str) -> Vec<IpAddr> {
+    /// The addresses of `name`, which may have none; `None` where nobody could tell. Names come from the configuration, so there
+    /// are few.
+    pub async fn addresses(&self, name: &str) -> Option<Vec<IpAddr>> {
         let known = {
             let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
             all.entry(name.to_owned()).or_default().clone()
@@ -71,24 +72,32 @@ impl HostNames {
     }
 }
 
-async fn look_up(name: &str) -> Vec<IpAddr> {
+/// What the system's libraries say of a name that is known to have no address.
+const NO_ADDRESS: [&str; 3] =
+    ["Name or service not known", "No address associated with hostname", "Name does not resolve"];
+
+async fn look_up(name: &str) -> Option<Vec<IpAddr>> {
     let asked = name.to_owned();
     let found = aside("host-name", move || {
         let addresses = (asked.as_str(), 0).to_socket_addrs()?;
         std::io::Result::Ok(addresses.map(|address| address.ip()).collect())
     });
     match found.await {
-        Some(Ok(addresses)) => addresses,
+        Some(Ok(addresses)) => Some(addresses),
+        Some(Err(error)) if NO_ADDRESS.iter().any(|text| error.to_string().contains(text)) => {
+            tracing::warn!(name, "a host name in auth_hba_file has no address; its line matches nobody");
+            Some(Vec::new())
+        }
         Some(Err(error)) => {
-            tracing::warn!(name, %error, "a host name in auth_hba_file has no address; its line does not match");
-            Vec::new()
+            tracing::warn!(name, %error, "a host name in auth_hba_file cannot be looked up; its line lets nobody in");
+            None
         }
         None => {
             tracing::warn!(
                 name,
-                "a host name in auth_hba_file could not be looked up in time; its line does not match"
+                "a host name in auth_hba_file could not be looked up in time; its line lets nobody in"
             );
-            Vec::new()
+            None
         }
     }
 }
@@ -133,9 +142,10 @@ mod tests {
     #[test]
     fn host_names_have_addresses_or_none() {
         let names = HostNames::default();
-        let addresses = run(names.addresses("localhost"));
+        let addresses = run(names.addresses("localhost")).unwrap();
         assert!(!addresses.is_empty() && addresses.iter().all(IpAddr::is_loopback), "{addresses:?}");
-        assert_eq!(run(names.addresses("no such.name.invalid")), Vec::<IpAddr>::new());
-        assert_eq!(run(names.addresses("localhost")), addresses);
+        // Without a name server nobody can tell.
+        assert_eq!(run(names.addresses("no such.name.invalid")).unwrap_or_default(), Vec::<IpAddr>::new());
+        assert_eq!(run(names.addresses("localhost")), Some(addresses));
     }
 }

@@ -5,12 +5,13 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::draft::{Draft, Section};
 use super::hba::{self, Hba, Ldap};
 use super::problem::Place;
-use super::tls::SslMode;
-use super::{AuthType, Secret, SecretKinds, User};
+use super::tls::{Authorities, SslMode};
+use super::{AuthType, Database, General, Secret, SecretKinds, User};
 
 /// The rules of `auth_hba_file`, if `auth_type` wants them.
 pub(super) fn rules(draft: &mut Draft) -> Option<Hba> {
@@ -80,9 +81,16 @@ pub(super) fn ldap(draft: &mut Draft) -> Option<Ldap> {
     }
 }
 
-/// The kinds of secrets that users have.
-pub(super) fn kinds<'a>(users: impl Iterator<Item = &'a User>) -> SecretKinds {
+/// The kinds of secrets that users have. Those who look others up are not like them: clients have no reason to know of them.
+pub(super) fn kinds<'a>(
+    users: impl Iterator<Item = &'a User>,
+    general: &General,
+    databases: &BTreeMap<String, Arc<Database>>,
+) -> SecretKinds {
+    let of_databases = databases.values().filter_map(|database| database.auth_user.as_ref());
+    let aside: Vec<&String> = general.auth_user.iter().chain(of_databases).collect();
     let mut kinds = SecretKinds::default();
+    let users = users.filter(|user| !aside.contains(&&user.name));
     users.filter_map(|user| user.secret.as_ref()).for_each(|secret| kinds.count(secret));
     kinds
 }
@@ -234,6 +242,70 @@ pub(super) fn warn_if_open(draft: &mut Draft, place: &Place, key: &str, file: &P
         let message =
             format!("every user of this machine can read the secrets; run: chmod o-r {}", file.display());
         draft.warning(place, key, message);
+    }
+}
+
+/// Warns of a file that decides who gets in and that every user of the machine can change.
+fn warn_if_anybody_writes(draft: &mut Draft, place: &Place, key: &str, file: &Path) {
+    let Ok(metadata) = std::fs::metadata(file) else {
+        return;
+    };
+    if metadata.permissions().mode() & 0o002 != 0 {
+        let message = format!(
+            "every user of this machine can change it, and so decide who gets in; run: chmod o-w {}",
+            file.display()
+        );
+        draft.warning(place, key, message);
+    }
+}
+
+/// Warns of files of rules, users and certificates that everybody can change.
+pub(super) fn check_files(draft: &mut Draft) {
+    let General { auth_file, auth_hba_file, auth_ident_file, client_tls, server_tls, .. } = &draft.general;
+    let authorities = match &server_tls.authorities {
+        Some(Authorities::File(file)) => Some(file),
+        _ => None,
+    };
+    let files: Vec<(&str, PathBuf)> = [
+        ("auth_file", auth_file.as_ref()),
+        ("auth_hba_file", auth_hba_file.as_ref()),
+        ("auth_ident_file", auth_ident_file.as_ref()),
+        ("client_tls_ca_file", client_tls.ca_file.as_ref()),
+        ("client_tls_cert_file", client_tls.cert_file.as_ref()),
+        ("client_tls_key_file", client_tls.key_file.as_ref()),
+        ("server_tls_ca_file", authorities),
+        ("server_tls_key_file", server_tls.key_file.as_ref()),
+    ]
+    .into_iter()
+    .filter_map(|(key, file)| Some((key, file?.clone())))
+    .collect();
+    for (key, file) in files {
+        let place = draft.place(&[key]);
+        warn_if_anybody_writes(draft, &place, key, &file);
+    }
+    let path = draft.path.clone();
+    warn_if_anybody_writes(draft, &Place::file(&path), "", &path);
+}
+
+/// Warns of a Unix socket that is in the wrong hands, or whose permissions are all that protects the databases.
+pub(super) fn check_socket(draft: &mut Draft) {
+    let Some(directory) = draft.general.unix_socket_dir.clone() else {
+        return;
+    };
+    let mode = std::fs::metadata(&directory).map_or(0, |metadata| metadata.permissions().mode());
+    if mode & 0o1002 == 0o002 {
+        let place = draft.place(&["unix_socket_dir"]);
+        let message = format!(
+            "every user of this machine can put a socket of their own in place of it and ask for passwords; run: chmod +t {}",
+            directory.display()
+        );
+        draft.warning(&place, "unix_socket_dir", message);
+    }
+    let is_open = draft.general.unix_socket_mode & 0o002 != 0;
+    if is_open && matches!(draft.general.auth_type, AuthType::Trust | AuthType::Any) {
+        let place = draft.place(&["unix_socket_mode", "auth_type"]);
+        let message = r#"with this auth_type every user of this machine gets in; write unix_socket_mode = "0770" and a unix_socket_group, or another auth_type"#;
+        draft.warning(&place, "unix_socket_mode", message);
     }
 }
 

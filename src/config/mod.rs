@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use zeroize::Zeroizing;
+
 mod access;
 mod change;
 mod convert;
@@ -50,7 +52,7 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
 }
 
 fn read_draft(path: &Path) -> Result<draft::Draft, Problems> {
-    let text = std::fs::read_to_string(path).map_err(|error| {
+    let text = std::fs::read_to_string(path).map(Zeroizing::new).map_err(|error| {
         let message = format!("cannot read the configuration: {error}");
         Problems(vec![problem::Place::file(path).problem("", message)])
     })?;

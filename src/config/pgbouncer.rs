@@ -8,6 +8,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use zeroize::Zeroizing;
+
 use super::draft::{Draft, Section};
 use super::missing::{self, Missing};
 use super::problem::{Place, nearest};
@@ -94,7 +96,7 @@ impl Reader {
             self.draft.incomplete = true;
             return;
         }
-        match std::fs::read_to_string(file) {
+        match std::fs::read_to_string(file).map(Zeroizing::new) {
             Ok(text) => self.lines(file, &text, depth + 1),
             Err(error) => {
                 self.draft.problem(place, "%include", format!("cannot read {}: {error}", file.display()));

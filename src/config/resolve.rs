@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use zeroize::Zeroizing;
+
 use super::draft::{Draft, Section};
 use super::problem::{Place, Problems};
 use super::settings::{DatabaseEntry, UserEntry};
@@ -82,6 +84,8 @@ pub(super) fn resolve(mut draft: Draft) -> Result<Config, Problems> {
         check_listeners(&mut draft);
         check_databases(&mut draft);
         access::check(&mut draft, &users, hba.as_ref());
+        access::check_files(&mut draft);
+        access::check_socket(&mut draft);
         check_reset(&mut draft);
     }
     if !draft.problems.is_empty() {
@@ -99,7 +103,7 @@ pub(super) fn resolve(mut draft: Draft) -> Result<Config, Problems> {
         databases.insert(name, Arc::new(database));
     }
     Ok(Config {
-        kinds: access::kinds(users.values()),
+        kinds: access::kinds(users.values(), &draft.general, &databases),
         hba: hba.map(Arc::new),
         ldap: ldap.map(Arc::new),
         fallback: databases.remove("*"),
@@ -194,7 +198,7 @@ fn users(draft: &mut Draft) -> BTreeMap<String, User> {
     let file = draft.base.join(&written);
     draft.general.auth_file = Some(std::path::absolute(&file).unwrap_or_else(|_| file.clone()));
     let place = draft.place(&["auth_file"]);
-    match std::fs::read_to_string(&file) {
+    match std::fs::read_to_string(&file).map(Zeroizing::new) {
         Ok(text) => {
             access::warn_if_open(draft, &place, "auth_file", &file);
             userlist_users(draft, &file, &text, &mut users);

@@ -6,6 +6,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use zeroize::Zeroizing;
+
 use super::access;
 use super::draft::{Draft, Section};
 use super::units::{Password, Scalar, Unit};
@@ -80,12 +82,12 @@ fn read_one(draft: &mut Draft, settings: &Settings) {
             let key = section.key("password_file");
             let place = draft.place(&[&key]);
             access::warn_if_open(draft, &place, &key, &path);
-            let text = std::fs::read_to_string(&path);
+            let text = std::fs::read_to_string(&path).map(Zeroizing::new);
             (key, text.map_err(|error| format!("cannot read {}: {error}", path.display())))
         }
         (None, Some(variable)) => {
             let message = |_| format!("the environment has no variable {variable} with text in it");
-            (section.key("password_env"), std::env::var(variable).map_err(message))
+            (section.key("password_env"), std::env::var(variable).map(Zeroizing::new).map_err(message))
         }
         (None, None) => return,
     };

@@ -4,6 +4,7 @@
 //! out. Invariant: bounded, whatever clients ask for.
 
 use super::{Found, Source};
+use crate::config::SecretKinds;
 use lru::LruCache;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -15,6 +16,8 @@ const USERS: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
 const STRANGERS: NonZeroUsize = NonZeroUsize::new(1_000).unwrap();
 /// Sources that answers can share; a further one is only kept more often.
 const SOURCES: NonZeroUsize = NonZeroUsize::new(256).unwrap();
+/// Iteration counts that are remembered; more is no database's doing.
+const KINDS: usize = 16;
 /// How long an answer is believed even if a login with it fails: guessing passwords must not become a storm of queries.
 const LEAST: Duration = Duration::from_secs(1);
 
@@ -27,6 +30,8 @@ pub struct Cache {
     strangers: LruCache<Key, Times>,
     /// One of each: every login brings its own.
     sources: LruCache<Arc<Source>, ()>,
+    /// Of the secrets that were ever found.
+    kinds: SecretKinds,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -41,6 +46,7 @@ impl Default for Cache {
             users: LruCache::new(USERS),
             strangers: LruCache::new(STRANGERS),
             sources: LruCache::new(SOURCES),
+            kinds: SecretKinds::default(),
         }
     }
 }
@@ -71,6 +77,11 @@ impl Cache {
         let key = (source, name.to_owned());
         match found {
             Some(found) => {
+                if let Some(secret) = &found.secret
+                    && self.kinds.scram.len() < KINDS
+                {
+                    self.kinds.count(secret);
+                }
                 self.strangers.pop(&key);
                 self.users.put(key, (found.clone(), times));
             }
@@ -79,6 +90,11 @@ impl Cache {
                 self.strangers.put(key, times);
             }
         }
+    }
+
+    /// The kinds of secrets that were found; how many of each says nothing.
+    pub fn kinds(&self) -> &SecretKinds {
+        &self.kinds
     }
 
     /// Lets the next login of `name` look again, but not sooner than a second after the last look.

@@ -8,7 +8,7 @@
 pub mod cache;
 mod desk;
 
-use crate::config::Secret;
+use crate::config::{Secret, SecretKinds};
 use crate::server::login::Target;
 use crate::server::open::Means;
 use cache::Cache;
@@ -105,6 +105,11 @@ impl Directory {
         let question = Question { source: source.clone(), user: name.to_owned(), answer };
         self.questions.send(question).map_err(|_| gone())?;
         found.await.map_err(|_| gone())?
+    }
+
+    /// The kinds of secrets of those who were found so far.
+    pub fn kinds(&self) -> SecretKinds {
+        lock(&self.cache).kinds().clone()
     }
 
     /// Notes that a login with what was found of `name` failed: its password may have changed, so the next login looks

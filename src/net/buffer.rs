@@ -4,6 +4,7 @@
 //! buffer that outgrew its usual size is not taken back.
 
 use std::cell::RefCell;
+use zeroize::Zeroize;
 
 /// Usual size of a buffer.
 pub const SMALL: usize = 16 * 1024;
@@ -75,6 +76,13 @@ impl Buffer {
             self.start = 0;
             self.end = 0;
         }
+    }
+
+    /// Drops the first `count` bytes and leaves nothing of them in memory: they were a secret.
+    pub fn wipe(&mut self, count: usize) {
+        let end = self.start + count.min(self.len());
+        self.data[self.start..end].zeroize();
+        self.advance(end - self.start);
     }
 
     /// Free space behind what it holds. Moves the bytes to the front when they stand in the way.

@@ -6,6 +6,7 @@
 use crate::net::socket::Socket;
 use crate::net::tls::TlsStream;
 use crate::net::tls::certificate::end_point;
+use crate::net::tls::cipher::Cipher;
 use crate::net::{Buffer, Buffers};
 use std::future::poll_fn;
 use std::io;
@@ -156,6 +157,15 @@ impl Stream {
     #[must_use]
     pub fn fd(&self) -> i32 {
         self.socket().fd()
+    }
+
+    /// What it is encrypted with.
+    #[must_use]
+    pub fn cipher(&self) -> Cipher {
+        match self {
+            Stream::Plain(_) => Cipher::default(),
+            Stream::Tls(stream) => Cipher::of(stream.session()),
+        }
     }
 
     fn socket(&self) -> &Socket {

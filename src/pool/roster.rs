@@ -5,6 +5,7 @@
 
 use crate::moment::Moment;
 use crate::net::stream::Address;
+use crate::net::tls::cipher::Cipher;
 use crate::pool::{Pool, lock};
 use crate::server::Server;
 use crate::server::cancel::CancelGate;
@@ -47,6 +48,8 @@ pub struct Entry {
     pub local: Option<Address>,
     /// The number of its descriptor.
     pub fd: i32,
+    /// What the connection is encrypted with.
+    pub cipher: Cipher,
     /// Process id of the backend.
     pub pid: i32,
     /// When it logged in.
@@ -133,6 +136,7 @@ impl Enrolled {
             address: server.stream.peer().unwrap_or_else(|| server.address.address.clone()),
             local: server.stream.local(),
             fd: server.stream.fd(),
+            cipher: server.stream.cipher(),
             pid: server.key.pid,
             connected_at: SystemTime::now(),
             application_name: String::from_utf8_lossy(application_name).into(),

@@ -287,8 +287,7 @@ fn start(path: PathBuf, config: Arc<Config>, requests: UnboundedSender<Request>)
         .map_err(|error| format!("cannot start the thread for auth_query: {error}"))?;
     let census = Arc::new(Census::default());
     let door = Arc::new(Door::new(door_limits(&config)));
-    let admin =
-        Arc::new(Admin::new(registry.clone(), census.clone(), door.clone(), Box::new(control)));
+    let admin = Arc::new(Admin::new(registry.clone(), census.clone(), door.clone(), Box::new(control)));
     let process = Arc::new(Process {
         keys,
         means,

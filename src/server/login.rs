@@ -18,6 +18,7 @@ use bytes::{Buf, BytesMut};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
+use zeroize::Zeroize;
 
 /// Where a pool's servers are, and as whom pgvalet logs in to them.
 #[derive(Debug, Clone, PartialEq)]
@@ -64,29 +65,60 @@ pub async fn login(target: &Target, means: &Means) -> Result<Server, ServerError
     }
 }
 
+/// Why a host gave no server.
+enum Failure {
+    /// It could not be talked to; another one may.
+    Away(ServerError),
+    /// It answered, and that is its answer.
+    Answered(ServerError),
+}
+
+/// Hosts in their order, beginning with the one whose turn it is, and each of them in all ways that are allowed, as libpq does
+/// it.
 async fn any_way(target: &Target, means: &Means) -> Result<Server, ServerError> {
-    let mut ways = Way::all(means.tls.get()).into_iter().peekable();
+    let ways = Way::all(means.tls.get());
+    let mut last = ServerError::Protocol("no host");
+    let first = means.turns.first(target);
+    let (before, from) = target.hosts.split_at(first.min(target.hosts.len()));
+    for host in from.iter().chain(before) {
+        let outcome = match on_host(target, &means.keys, host, &ways).await {
+            Ok(server) => Ok(server),
+            Err(Failure::Answered(error)) => Err(error),
+            Err(Failure::Away(error)) => {
+                last = error;
+                continue;
+            }
+        };
+        means.turns.answered(target, host);
+        return outcome;
+    }
+    Err(last)
+}
+
+async fn on_host(
+    target: &Target,
+    keys: &Arc<KeyCache>,
+    host: &Host,
+    ways: &[Way],
+) -> Result<Server, Failure> {
     let mut first = None;
-    while let Some(way) = ways.next() {
-        let error = match open(target, &way, &means.turns).await {
+    for way in ways {
+        let failure = match open(target, host, way).await {
             Ok((stream, address)) => {
                 let other = way.other_than(&stream);
-                match log_in(target, &means.keys, stream, address).await {
-                    Err(error) if other && depends_on_tls(&error) => error,
-                    outcome => return outcome,
+                match log_in(target, keys, stream, address).await {
+                    Ok(server) => return Ok(server),
+                    Err(error) if other && depends_on_tls(&error) => Failure::Answered(error),
+                    Err(error) => return Err(Failure::Answered(error)),
                 }
             }
-            Err(error) if depends_on_tls(&error) => error,
-            Err(error) => return Err(error),
+            Err(error) if depends_on_tls(&error) => Failure::Away(error),
+            Err(error) => return Err(Failure::Away(error)),
         };
         // What is wrong with the way that was wanted more says more.
-        let error = first.unwrap_or(error);
-        if ways.peek().is_none() {
-            return Err(error);
-        }
-        first = Some(error);
+        first = first.or(Some(failure));
     }
-    Err(ServerError::Protocol("no way"))
+    Err(first.unwrap_or(Failure::Away(ServerError::Protocol("no way"))))
 }
 
 async fn log_in(
@@ -206,7 +238,9 @@ async fn authenticate(
                 ));
             }
         }
-        stream.write_all(&out).await?;
+        let sent = stream.write_all(&out).await;
+        out[..].zeroize();
+        sent?;
     }
 }
 

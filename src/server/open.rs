@@ -81,30 +81,15 @@ pub(super) fn depends_on_tls(error: &ServerError) -> bool {
     }
 }
 
-/// Connects to the first host that answers, beginning with the one whose turn it is. The way that was taken is where it may be tried again.
+/// Connects to a host. The way that was taken is where it may be tried again.
 ///
 /// # Errors
-/// That of the last host.
-pub(super) async fn open(target: &Target, way: &Way, turns: &Turns) -> Result<(Stream, Route), ServerError> {
-    let mut last = ServerError::Protocol("no host");
-    let first = turns.first(target);
-    let (before, from) = target.hosts.split_at(first.min(target.hosts.len()));
-    for host in from.iter().chain(before) {
-        let outcome = match connect(host, target.port, &target.tcp).await {
-            Ok(socket) => enter(socket, host, target.port, way).await,
-            Err(error) => {
-                Err(ServerError::Connect { target: place(host, target.port), source: Arc::new(error) })
-            }
-        };
-        match outcome {
-            Ok(opened) => {
-                turns.answered(target, host);
-                return Ok(opened);
-            }
-            Err(error) => last = error,
-        }
+/// [`ServerError::Connect`], or why this way does not lead there.
+pub(super) async fn open(target: &Target, host: &Host, way: &Way) -> Result<(Stream, Route), ServerError> {
+    match connect(host, target.port, &target.tcp).await {
+        Ok(socket) => enter(socket, host, target.port, way).await,
+        Err(error) => Err(ServerError::Connect { target: place(host, target.port), source: Arc::new(error) }),
     }
-    Err(last)
 }
 
 async fn enter(socket: Socket, host: &Host, port: u16, way: &Way) -> Result<(Stream, Route), ServerError> {

@@ -29,7 +29,7 @@ const KEPT: NonZeroUsize = NonZeroUsize::new(1_000).unwrap();
 
 /// What a command was run for: the command, and where and as whom its password logs in.
 type Purpose = (String, Vec<Host>, u16, String, String);
-/// What it printed and when. The lock is held while it runs, so that others wait for its output.
+/// What it printed and when. Its thread holds the lock while it runs, so that others wait for its output, whoever gives up.
 type Printed = Arc<tokio::sync::Mutex<Option<(Instant, Secret)>>>;
 
 /// One for the process: pools come and go with the configuration, what a command printed is good for all of them.
@@ -46,8 +46,12 @@ pub(super) async fn fetch(target: &Target, source: &PasswordSource) -> Result<Se
             let path = path.clone();
             let read = move || {
                 let text = std::fs::read_to_string(&path).map(Zeroizing::new);
-                let text = text.map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-                secret(&text).map_err(|error| format!("password_file {}: {error}", path.display()))
+                let read = text.map_err(|error| error.to_string()).and_then(|text| secret(&text));
+                read.map_err(|error| {
+                    // Clients are told of the failure: names of files are not for them.
+                    tracing::error!(path = %path.display(), error, "password_file cannot be used");
+                    "its password_file cannot be used; the log of pgvalet says why".to_owned()
+                })
             };
             let interrupted = |_| Err("reading password_file was interrupted".to_owned());
             tokio::task::spawn_blocking(read).await.unwrap_or_else(interrupted)
@@ -66,7 +70,7 @@ pub(super) fn forget(target: &Target) {
 
 async fn printed(target: &Target, command: &str, cache_time: Duration) -> Result<Secret, String> {
     let printed = lock().get_or_insert(purpose(target, command), Printed::default).clone();
-    let mut printed = printed.lock().await;
+    let mut printed = printed.lock_owned().await;
     if let Some((at, secret)) = &*printed
         && at.elapsed() < cache_time
     {
@@ -84,14 +88,16 @@ async fn printed(target: &Target, command: &str, cache_time: Duration) -> Result
 
     let (sender, answer) = oneshot::channel();
     let thread = std::thread::Builder::new().name("password".into()).spawn(move || {
-        let _ = sender.send(run(shell));
+        let outcome = run(shell).and_then(|text| secret(&text));
+        if let Ok(secret) = &outcome {
+            *printed = Some((Instant::now(), secret.clone()));
+        }
+        drop(printed);
+        let _ = sender.send(outcome);
     });
     thread.map_err(|error| format!("password_command: no thread could be started: {error}"))?;
-    let output = answer.await.unwrap_or_else(|_| Err("it was interrupted".into()));
-    let secret =
-        output.and_then(|text| secret(&text)).map_err(|error| format!("password_command: {error}"))?;
-    *printed = Some((Instant::now(), secret.clone()));
-    Ok(secret)
+    let outcome = answer.await.unwrap_or_else(|_| Err("it was interrupted".into()));
+    outcome.map_err(|error| format!("password_command: {error}"))
 }
 
 fn purpose(target: &Target, command: &str) -> Purpose {

@@ -135,3 +135,86 @@ fn a_configuration_with_secrets_that_everybody_can_read_is_a_warning() {
     let warnings = config::load(&path).unwrap().warnings;
     assert!(warnings.len() == 1 && warnings[0].contains("chmod o-r"), "{warnings:?}");
 }
+
+fn set_mode(path: &std::path::Path, mode: u32) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("the mode can be changed");
+}
+
+#[test]
+fn files_that_others_can_read_or_change_are_warned_of() {
+    let files = Files::new();
+    let secrets = files.write("users", "\"bob\" \"secret\"\n");
+    let rules = files.write("hba", "local all all scram-sha-256\n");
+    let token = files.write("token", "secret\n");
+    let text = "auth_type = \"hba\"\nauth_hba_file = \"hba\"\nauth_file = \"users\"\n[databases.app]\nuser = \"u\"\n\
+                password_file = \"token\"\n[users.a]\npassword = \"x\"\n";
+    let path = files.write("p.toml", text);
+    let all = [&secrets, &rules, &token, &path];
+    let warned = || -> Vec<String> { config::load(&path).unwrap().warnings };
+    all.iter().for_each(|file| set_mode(file, 0o640));
+    assert_eq!(warned(), [""; 0]);
+    for (file, name) in [(&secrets, "users"), (&token, "token"), (&path, "p.toml")] {
+        set_mode(file, 0o644);
+        let said = warned();
+        assert!(said.len() == 1 && said[0].contains("can read the secrets"), "{name}: {said:?}");
+        assert!(said[0].contains(&format!("chmod o-r {}", file.display())), "{name}: {said:?}");
+        set_mode(file, 0o640);
+    }
+    set_mode(&rules, 0o644);
+    assert_eq!(warned(), [""; 0], "rules are no secret");
+    for (file, name) in [(&secrets, "users"), (&rules, "hba"), (&path, "p.toml")] {
+        set_mode(file, 0o642);
+        let said = warned();
+        assert!(said.len() == 1 && said[0].contains("can change it"), "{name}: {said:?}");
+        set_mode(file, 0o640);
+    }
+}
+
+#[test]
+fn a_socket_that_others_can_replace_or_that_is_all_there_is_is_warned_of() {
+    let home = tempfile::tempdir().expect("a directory");
+    let directory = home.path().display().to_string();
+    let user = "[users.a]\npassword = \"x\"";
+    let warned = |auth_type: &str, mode: &str| -> Vec<String> {
+        let text = format!(
+            "unix_socket_dir = \"{directory}\"\nunix_socket_mode = \"{mode}\"\nauth_type = \"{auth_type}\"{BARE}{user}"
+        );
+        toml(&text).unwrap().warnings
+    };
+    assert_eq!(warned("scram-sha-256", "0777"), [""; 0]);
+    let said = warned("trust", "0777");
+    assert!(said.len() == 1 && said[0].contains("unix_socket_group"), "{said:?}");
+    assert_eq!(warned("trust", "0770"), [""; 0]);
+    for (mode, count) in [(0o777, 1), (0o1777, 0), (0o755, 0)] {
+        set_mode(home.path(), mode);
+        let said = warned("scram-sha-256", "0777");
+        assert_eq!(said.len(), count, "{mode:o}: {said:?}");
+        assert!(said.iter().all(|text| text.contains("chmod +t")), "{said:?}");
+    }
+}
+
+#[test]
+fn errors_quote_no_secret() {
+    for broken in [
+        "password = \"hunter2",
+        "password = hunter2",
+        "password = \"hunter2\" x",
+        "password = \"hunter2\"\npassword = \"hunter2\"",
+        "password = \"SCRAM-SHA-256$hunter2\"",
+        "password = [\"hunter2\"]",
+    ] {
+        let said = problems(toml(&format!("{BARE}[users.a]\n{broken}\n")));
+        assert!(!said.is_empty() && !format!("{said:?}").contains("hunter2"), "{broken}: {said:?}");
+        let said = problems(toml(&format!("{BARE}user = \"u\"\n{broken}\n")));
+        assert!(!said.is_empty() && !format!("{said:?}").contains("hunter2"), "{broken}: {said:?}");
+    }
+    let files = Files::new();
+    for line in ["\"bob\" \"hunter2", "\"bob\" hunter2", "\"bob\" \"SCRAM-SHA-256$hunter2\"", "bob hunter2"] {
+        files.write("users", &format!("{line}\n"));
+        let path = files.write("p.toml", &format!("auth_file = \"users\"{BARE}"));
+        let said = problems(config::load(&path));
+        assert!(!said.is_empty() && !format!("{said:?}").contains("hunter2"), "{line}: {said:?}");
+    }
+    let said = problems(ini("[databases]\napp = host=h password='hunter2\n[pgbouncer]\nlisten_addr = *\n"));
+    assert!(!said.is_empty() && !format!("{said:?}").contains("hunter2"), "{said:?}");
+}

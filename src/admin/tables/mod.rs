@@ -12,8 +12,10 @@ pub(super) use pools::{Servers, clients_of};
 
 use crate::admin::table::{Column, Row, Type};
 use crate::admin::{Admin, Answer, Notice};
-use crate::error::Error;
+use crate::client::context::Report;
+use crate::error::{Error, Kind};
 use Type::{Int4, Int8, Text};
+use std::sync::Arc;
 
 /// Commands, as SHOW HELP tells them.
 const HELP: &str = "
@@ -130,6 +132,20 @@ shows! {
 }
 
 impl Show {
+    /// Whether it has to be asked of the workers.
+    fn looks_at_clients(self) -> bool {
+        matches!(
+            self,
+            Show::Servers
+                | Show::Clients
+                | Show::Sockets
+                | Show::ActiveSockets
+                | Show::Fds
+                | Show::Mem
+                | Show::Prepared
+        )
+    }
+
     /// Whether only `admin_users` may see it.
     #[must_use]
     pub fn needs_admin(self) -> bool {
@@ -152,13 +168,22 @@ pub(super) fn parameter_columns(name: &str) -> Option<&'static [Column]> {
 }
 
 impl Admin {
-    pub(super) async fn show(&self, show: Show) -> Result<Answer, Error> {
-        let rows: Vec<Row> = match show {
-            Show::Help => {
-                let notice =
-                    Notice { severity: "NOTICE", message: "Console usage".into(), detail: Some(HELP) };
-                return Ok(Answer { notices: vec![notice], ..Answer::tag("SHOW") });
-            }
+    /// Has a table made, on a thread that may block: a long one takes no worker from its clients.
+    pub(super) async fn show(self: &Arc<Self>, show: Show) -> Result<Answer, Error> {
+        if show == Show::Help {
+            let notice = Notice { severity: "NOTICE", message: "Console usage".into(), detail: Some(HELP) };
+            return Ok(Answer { notices: vec![notice], ..Answer::tag("SHOW") });
+        }
+        let reports = if show.looks_at_clients() { self.control.reports().await } else { Vec::new() };
+        let admin = self.clone();
+        let rows = tokio::task::spawn_blocking(move || admin.rows(show, &reports)).await;
+        let rows = rows.map_err(|_| Error::new(Kind::Internal, "the table could not be made"))?;
+        Ok(Answer::rows(rows))
+    }
+
+    fn rows(&self, show: Show, reports: &[Report]) -> Vec<Row> {
+        match show {
+            Show::Help => Vec::new(),
             Show::Stats => self.stats(),
             Show::StatsTotals => self.stats_totals(),
             Show::StatsAverages => self.stats_averages(),
@@ -166,24 +191,23 @@ impl Admin {
             Show::Counters => self.counters(),
             Show::Pins => self.reasons(|stats| &stats.pin_reasons),
             Show::Resets => self.reasons(|stats| &stats.reset_reasons),
-            Show::Servers => self.servers(&self.control.reports().await),
-            Show::Clients => self.clients(&self.control.reports().await),
-            Show::Sockets => self.sockets(&self.control.reports().await, false),
-            Show::ActiveSockets => self.sockets(&self.control.reports().await, true),
-            Show::Fds => self.fds(&self.control.reports().await),
+            Show::Servers => self.servers(reports),
+            Show::Clients => self.clients(reports),
+            Show::Sockets => self.sockets(reports, false),
+            Show::ActiveSockets => self.sockets(reports, true),
+            Show::Fds => self.fds(reports),
             Show::Pools => self.pools(),
             Show::Databases => self.databases(),
             Show::Users => self.users(),
             Show::Workers => self.workers(),
             Show::Lists => self.lists(),
             Show::Config => self.config(),
-            Show::Mem => self.mem(&self.control.reports().await),
-            Show::Prepared => self.prepared(&self.control.reports().await),
+            Show::Mem => self.mem(reports),
+            Show::Prepared => self.prepared(reports),
             Show::Version => vec![vec![concat!("pgvalet ", env!("CARGO_PKG_VERSION")).into()]],
             Show::State => self.state(),
             Show::Peers | Show::PeerPools | Show::DnsHosts | Show::DnsZones => Vec::new(),
-        };
-        Ok(Answer::rows(rows))
+        }
     }
 }
 

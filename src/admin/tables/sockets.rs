@@ -10,6 +10,7 @@ use crate::client::cell::Activity;
 use crate::client::context::Report;
 use crate::moment::Moment;
 use crate::net::stream::Address;
+use crate::net::tls::cipher::Cipher;
 use crate::pool::roster::Entry;
 use crate::pool::{Duty, Pool};
 use crate::routing::ADMIN_DATABASES;
@@ -82,6 +83,7 @@ struct Socket {
     peer: Address,
     local: Option<Address>,
     fd: i32,
+    cipher: Cipher,
     connected_at: SystemTime,
     request_at: SystemTime,
     wait: Duration,
@@ -168,7 +170,7 @@ impl Admin {
             pointer(socket.id).into(),
             socket.link.map(pointer).unwrap_or_default().into(),
             u32::try_from(socket.pid).unwrap_or(0).into(),
-            "".into(),
+            socket.cipher.to_string().into(),
             (*socket.application_name).into(),
             socket.prepared.into(),
             socket.id.into(),
@@ -233,6 +235,7 @@ fn client(info: &ClientInfo, link: Option<u32>, clock: SystemTime) -> Socket {
         peer: info.origin.peer.clone(),
         local: info.origin.local.clone(),
         fd: info.origin.fd,
+        cipher: info.origin.cipher,
         connected_at: info.origin.connected_at,
         request_at: clock.checked_sub(info.since).unwrap_or(clock).max(info.origin.connected_at),
         wait: if state == "waiting" { info.since } else { Duration::ZERO },
@@ -262,6 +265,7 @@ fn server(pool: &Pool, entry: &Arc<Entry>, now: Moment, clock: SystemTime) -> So
         peer: entry.address.clone(),
         local: entry.local.clone(),
         fd: entry.fd,
+        cipher: entry.cipher,
         connected_at: entry.connected_at,
         request_at: lent_at.unwrap_or(entry.connected_at).max(entry.connected_at),
         wait: Duration::ZERO,

@@ -7,7 +7,7 @@ use crate::net::tls::certificate::{Subject, end_point};
 use crate::net::tls::current::Source;
 use crate::net::tls::expiry::{Expiry, of_authorities, of_chain};
 use crate::net::tls::files::{Unusable, authorities, certificates, private_key};
-use crate::net::tls::handshake::Early;
+use crate::net::tls::handshake::{Early, explained};
 use crate::net::tls::{ALPN, TlsStream};
 use rustls::crypto::CryptoProvider;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
@@ -81,7 +81,8 @@ impl Offer {
     /// Why the handshake failed; the client has been told as far as TLS allows.
     pub async fn accept(&self, socket: Socket, early: Vec<u8>) -> io::Result<(TlsStream, Shown)> {
         let acceptor = TlsAcceptor::from(self.config.clone());
-        let (socket, session) = acceptor.accept(Early::new(socket, early)).await?.into_inner();
+        let (socket, session) =
+            acceptor.accept(Early::new(socket, early)).await.map_err(explained)?.into_inner();
         let certificate = match session.peer_certificates().and_then(<[_]>::first) {
             Some(der) => {
                 let unreadable =

@@ -14,7 +14,7 @@ use x509_cert::time::Time;
 /// Whom a certificate was made out to.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Subject {
-    /// The last common name (CN), as PostgreSQL takes it.
+    /// The first common name (CN), as PostgreSQL takes it.
     pub common_name: Option<String>,
     /// The whole distinguished name as in RFC 2253, the most specific part first.
     pub distinguished_name: String,
@@ -175,6 +175,18 @@ mod tests {
         assert_eq!(subject.uris, ["spiffe://example/app"]);
         assert!(subject.names_hosts && subject.is_valid_at(1_700_000_000) && !subject.is_valid_at(0));
         assert_eq!(Subject::of(b"no certificate"), None);
+    }
+
+    #[test]
+    fn alternative_names_that_cannot_be_read_may_be_hosts() {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, "db.example.com");
+        let garbage = rcgen::CustomExtension::from_oid_content(&[2, 5, 29, 17], vec![0x30, 0x7f, 0]);
+        params.custom_extensions = vec![garbage];
+        let der = params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().to_vec();
+        // So that verify-full does not fall back to the common name.
+        assert!(Subject::of(&der).is_none_or(|subject| subject.names_hosts));
     }
 
     /// RFC 5929, section 4.1.

@@ -6,7 +6,7 @@ use crate::net::tls::certificate::Subject;
 use crate::net::tls::current::Source;
 use crate::net::tls::expiry::{Expiry, of_authorities, of_chain};
 use crate::net::tls::files::{Unusable, certificates, private_key};
-use crate::net::tls::handshake::Early;
+use crate::net::tls::handshake::{Early, explained};
 use crate::net::tls::{ALPN, TlsStream};
 use crate::protocol::frontend;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -64,7 +64,7 @@ impl Demand {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && self.is_direct() => {
                 return Err(invalid(NO_DIRECT_TLS));
             }
-            Err(error) => return Err(error),
+            Err(error) => return Err(explained(error)),
         };
         if self.is_direct() && session.alpn_protocol() != Some(ALPN) {
             return Err(invalid(NO_DIRECT_TLS));

@@ -1,4 +1,4 @@
-//! A socket as tokio-rustls wants it for a handshake, with the bytes that were read before it began.
+//! A socket as tokio-rustls wants it for a handshake, with the bytes that were read before it began; and what went wrong in one.
 
 use crate::net::socket::Socket;
 use std::io;
@@ -55,4 +55,15 @@ impl AsyncWrite for Early {
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
+}
+
+/// What went wrong in a handshake, with what would help where that is not plain.
+pub(super) fn explained(error: io::Error) -> io::Error {
+    let text = error.to_string();
+    if !text.contains("UnsupportedCertVersion") {
+        return error;
+    }
+    let hint = "a certificate of the peer's is of X.509 version 1, which names no purpose and is not taken; issue it again as version 3 \
+                (with openssl x509 -req: add -extfile)";
+    io::Error::new(error.kind(), format!("{hint}: {text}"))
 }

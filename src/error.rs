@@ -39,6 +39,8 @@ pub enum Kind {
     TooManyClients,
     /// `max_db_connections` or `max_user_connections`, for a server that nobody gives back.
     TooManyServers,
+    /// `notification_buffer`.
+    TooManyNotifications,
     /// `max_pinned`.
     TooManyPinned,
     /// `pin_timeout`.
@@ -101,7 +103,7 @@ impl Kind {
             Kind::InvalidAuthorization => "28000",
             Kind::UnknownDatabase => "3D000",
             Kind::TooManyClients | Kind::TooManyServers | Kind::WaitTimeout => "53300",
-            Kind::TooManyPinned => "53400",
+            Kind::TooManyPinned | Kind::TooManyNotifications => "53400",
             Kind::QueryTimeout | Kind::Canceled | Kind::LoginTimeout => "57014",
             Kind::IdleInTransaction => "25P03",
             Kind::TransactionTimeout => "25P04",

@@ -32,6 +32,7 @@ pub mod client;
 pub mod config;
 pub mod directory;
 pub mod error;
+pub mod exchange;
 pub mod identity;
 pub mod metrics;
 pub mod moment;

@@ -16,6 +16,7 @@ use crate::client::census::Census;
 use crate::client::context::{Console, ConsoleSession, Report};
 use crate::client::door::Door;
 use crate::error::{Error, Kind};
+use crate::exchange::Exchange;
 use crate::net::tls::expiry::Expiry;
 use crate::pool::Registry;
 use crate::protocol::ErrorMessage;
@@ -63,6 +64,7 @@ pub struct Admin {
     registry: Arc<Registry>,
     census: Arc<Census>,
     door: Arc<Door>,
+    exchange: Arc<Exchange>,
     control: Box<dyn Control>,
     averages: Averages,
     sessions: AtomicU32,
@@ -158,12 +160,14 @@ impl Admin {
         registry: Arc<Registry>,
         census: Arc<Census>,
         door: Arc<Door>,
+        exchange: Arc<Exchange>,
         control: Box<dyn Control>,
     ) -> Admin {
         Admin {
             registry,
             census,
             door,
+            exchange,
             control,
             averages: Averages::default(),
             sessions: AtomicU32::new(0),

@@ -7,6 +7,7 @@ use crate::admin::averages::distribution;
 use crate::admin::tables::{Servers, clients_of};
 use crate::admin::{Admin, Unready};
 use crate::client::door::Counters;
+use crate::exchange::Card;
 use crate::metrics::errors::CLASSES;
 use crate::metrics::histogram::BOUNDS_US;
 use crate::metrics::{Distribution, Histogram, PoolCounters, WorkerStats};
@@ -35,6 +36,7 @@ impl Admin {
         families.extend(counters(&pools));
         families.extend([errors(&pools), resets(&pools), pins(&pools)]);
         families.extend(durations(&pools));
+        families.extend(listeners(&self.exchange.cards()));
         families.retain(|family| !family.get_metric().is_empty());
         let mut text = Vec::new();
         // Only a family without a name or a metric cannot be written.
@@ -281,6 +283,44 @@ fn durations(pools: Pools<'_>) -> [MetricFamily; 3] {
             "pgvalet_wait_duration_seconds",
             "Time that clients who had to wait for a server connection waited.",
             |stats| &stats.wait_times,
+        ),
+    ]
+}
+
+/// The connections that listen for clients; they belong to no pool.
+fn listeners(cards: &[Arc<Card>]) -> [MetricFamily; 5] {
+    let of = |name, help, kind, count: fn(&Card) -> u64| {
+        let metrics = cards.iter().map(|card| {
+            let (hosts, port) = (card.place.shown_hosts(), card.place.port.to_string());
+            let labels = [("database", &*card.place.dbname), ("host", &*hosts), ("port", &*port)];
+            match kind {
+                MetricType::GAUGE => gauge(count(card) as f64, &labels),
+                _ => counted(count(card), &labels),
+            }
+        });
+        family(name, help, kind, metrics.collect())
+    };
+    let (gauge, counter) = (MetricType::GAUGE, MetricType::COUNTER);
+    [
+        of(
+            "pgvalet_listener_clients",
+            "Clients for which the shared listener of a database listens.",
+            gauge,
+            |card| card.clients().into(),
+        ),
+        of("pgvalet_listener_channels", "Channels that it listens to.", gauge, |card| card.channels().into()),
+        of(
+            "pgvalet_listener_notifications_total",
+            "Notifications that came in, each counted once.",
+            counter,
+            Card::received,
+        ),
+        of("pgvalet_listener_connects_total", "Times that it was connected.", counter, Card::connects),
+        of(
+            "pgvalet_listener_losses_total",
+            "Times that it was lost while clients listened.",
+            counter,
+            Card::losses,
         ),
     ]
 }

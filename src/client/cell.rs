@@ -309,11 +309,17 @@ impl ClientCell {
         (self.verdict.borrow_mut().take(), self.cancel.borrow_mut().take())
     }
 
-    fn summon(&self) {
+    /// Has the task take its turn and hear what there is.
+    pub fn summon(&self) {
         self.summons.set(true);
         if let Some(waker) = self.waker.borrow().as_ref() {
             waker.wake_by_ref();
         }
+    }
+
+    /// Has the task hear what there is whenever it has its next turn.
+    pub fn stay_summoned(&self) {
+        self.summons.set(true);
     }
 
     /// The limit that the client has passed, if any.

@@ -5,12 +5,14 @@ use crate::auth::mock::MockSecret;
 use crate::client::cell::{Activity, ClientCell, ClientInfo, Verdict};
 use crate::client::census::Census;
 use crate::client::door::Door;
+use crate::client::mailbox::Mailroom;
 use crate::client::surroundings::HostNames;
 use crate::client::turns::Turns;
 use crate::config::Config;
 use crate::config::tls::ClientTls;
 use crate::directory::Directory;
 use crate::error::{Error, Kind};
+use crate::exchange::Exchange;
 use crate::identity::Identities;
 use crate::moment::Moment;
 use crate::net::Buffers;
@@ -42,6 +44,8 @@ pub struct Process {
     pub directory: Directory,
     /// Others who know users.
     pub identities: Identities,
+    /// Who listens for clients.
+    pub exchange: Arc<Exchange>,
     /// Addresses of the host names in `auth_hba_file`.
     pub host_names: HostNames,
     /// What logins to servers share: the same keys, and TLS.
@@ -140,6 +144,8 @@ pub struct Context {
     pub process: Arc<Process>,
     /// Those that log in take turns with everybody else.
     pub turns: Rc<Turns>,
+    /// Notifications on their way to clients.
+    pub mailroom: Rc<Mailroom>,
     /// Clients that have logged in.
     pub clients: RefCell<Slab<Rc<ClientCell>>>,
     /// Clients of this worker, those logging in included.

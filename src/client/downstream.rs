@@ -54,6 +54,10 @@ impl Relay {
                     let Some(status) = status.filter(|_| header.body == 1) else {
                         return self.server_lost(ServerError::Protocol("malformed ReadyForQuery"));
                     };
+                    if self.listening.is_some() && self.holds_ready(status) {
+                        break;
+                    }
+                    let Some(lease) = self.lease.as_mut() else { break };
                     lease.status = status;
                     let answered = Own::of(&lease.owed);
                     match lease.owed.ready() {
@@ -99,7 +103,8 @@ impl Relay {
                         return self.server_lost(ServerError::Protocol("malformed ParameterStatus"));
                     }
                 }
-                b'N' | b'A' => {
+                b'A' => self.notification(header),
+                b'N' => {
                     if lease.owed.swallowing() {
                         self.drop_reply(header)
                     } else {
@@ -189,7 +194,7 @@ impl Relay {
     }
 
     #[inline]
-    fn pass_reply(&mut self, header: Header) {
+    pub(super) fn pass_reply(&mut self, header: Header) {
         self.reply = Body::Forward(header.total());
         self.continue_reply();
     }

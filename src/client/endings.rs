@@ -41,6 +41,7 @@ impl Relay {
             && self.pinned.take().is_none()
             // What the client has set, and was told is set, is lost with the answer.
             && self.survey.take().is_none()
+            && !self.listens_here()
             && self.shard.with_policy(|policy| policy.mode) != PoolMode::Session;
         self.forget_facts_after_ddl();
         // Nothing is left to cancel on it. What it never came to, or never told of, has not changed the client's names.
@@ -64,6 +65,7 @@ impl Relay {
             return Err(End::Fatal(error));
         }
         self.set_activity(Activity::Idle, Moment::now());
+        self.look_for_mail();
         if in_transaction {
             self.lost = Some(Box::new(LostTransaction { error: None }));
         }
@@ -94,6 +96,9 @@ impl Relay {
     /// Listens to the worker: cancel requests, deadlines, the end of the process.
     pub(super) fn hear(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
         let (verdict, cancel) = self.cell.hear();
+        if self.listening.is_some() && verdict.is_none() {
+            self.hear_listener(cx)?;
+        }
         if let Some(done) = cancel {
             self.cancel(done)?;
         }

@@ -467,6 +467,8 @@ impl Session {
             is_unused: false,
             custom: Vec::new(),
             pinned: None,
+            listening: None,
+            is_holding: false,
             asks_currval: false,
             confirming: None,
             unnamed_here: false,

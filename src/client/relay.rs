@@ -9,6 +9,7 @@
 
 use crate::client::cell::{Activity, ClientCell};
 use crate::client::context::Context as WorkerContext;
+use crate::client::listening::Listening;
 use crate::client::outgoing::Outgoing;
 use crate::client::sql_names::SqlNames;
 use crate::client::survey::{Confirming, Survey};
@@ -141,6 +142,10 @@ pub(super) struct Relay {
     pub(super) custom: Vec<Box<str>>,
     /// It keeps its server for itself.
     pub(super) pinned: Option<Box<Pinned>>,
+    /// It listens, and holds no server for that.
+    pub(super) listening: Option<Box<Listening>>,
+    /// A ReadyForQuery waits until the client's own notifications have come.
+    pub(super) is_holding: bool,
     /// It has asked for `currval` or `lastval`.
     pub(super) asks_currval: bool,
     /// The server was lent for a request that waits until the client's settings are confirmed.
@@ -187,7 +192,7 @@ impl Relay {
     }
 
     fn turn(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
-        (self.client_dry, self.server_dry) = (false, false);
+        (self.client_dry, self.server_dry) = (false, self.is_holding);
         if self.cell.is_summoned() {
             self.hear(cx)?;
         }
@@ -255,7 +260,7 @@ impl Relay {
     }
 
     #[inline]
-    fn flush_client(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+    pub(super) fn flush_client(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         if self.to_client.is_empty() {
             return Ok(false);
         }
@@ -405,6 +410,7 @@ impl Relay {
         self.left = Footprint::NOTHING;
         self.is_unused = false;
         self.lease = Some(lease);
+        self.bring_channels();
         self.put_settings_in_force();
         if let Some(lost) = self.lost.take() {
             debug_assert!(lost.error.is_none());
@@ -501,9 +507,11 @@ impl Relay {
         }
         self.forget_facts_after_ddl();
         let stays = self.stays()?;
+        self.look_for_mail();
         if stays {
-            self.shard.counters().transactions.add(1);
-            self.set_activity(Activity::Pinned, Moment::now());
+            let is_pinned = self.pinned.is_some();
+            self.shard.counters().transactions.add(u64::from(is_pinned));
+            self.set_activity(if is_pinned { Activity::Pinned } else { Activity::Idle }, Moment::now());
         }
         Ok(stays)
     }

@@ -5,6 +5,7 @@
 //! client is answered does not wait for that.
 
 use crate::client::cell::Activity;
+use crate::client::listening::Ears;
 use crate::client::relay::{End, LostTransaction, Relay};
 use crate::config::{Pin, Reset};
 use crate::error::{Error, Kind};
@@ -16,7 +17,7 @@ use crate::server::ServerError;
 use crate::server::owed::Owed;
 use crate::session::footprint::ResetPlan;
 use crate::session::settings::{ROLE, SESSION_AUTHORIZATION, followed, is_refusable};
-use crate::session::survey::{Asked, Findings, bound_names, custom_names, hints, question};
+use crate::session::survey::{Asked, Findings, asks_channels, bound_names, custom_names, hints, question};
 use crate::session::{Footprint, Settings};
 use std::sync::Arc;
 
@@ -32,6 +33,16 @@ pub(super) struct Survey {
     findings: Findings,
     error: Option<Box<[u8]>>,
     tries: u32,
+    aim: Aim,
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Aim {
+    /// What the session holds; `channels`: also what it listens to.
+    State { channels: bool },
+    /// That the server sets the marker behind which the shared listener takes over.
+    Marker,
 }
 
 /// Settings that the server may refuse, and what it said.
@@ -108,6 +119,7 @@ impl Relay {
             converts: reported(b"server_encoding") != Some(b"SQL_ASCII"),
         };
         let question = question(done, custom.chain(known), asked);
+        let aim = Aim::State { channels: asks_channels(done) };
         if done.contains(Footprint::SETTINGS) && (done.contains(Footprint::ROLE) || self.settings.has_role())
         {
             // A role may have set what this one cannot even see.
@@ -120,7 +132,13 @@ impl Relay {
         self.shard.counters().surveys.add(1);
         // For the client nothing is going on any more.
         self.set_activity(Activity::Idle, Moment::now());
-        self.ask(Survey { question, findings: Findings::default(), error: None, tries: 1 });
+        self.ask(Survey { question, findings: Findings::default(), error: None, tries: 1, aim });
+    }
+
+    /// Has the server set the marker for the shared listener. It is free, and nothing of it changes.
+    pub(super) fn ask_for_marker(&mut self, question: String) {
+        let findings = Findings::default();
+        self.ask(Survey { question, findings, error: None, tries: 1, aim: Aim::Marker });
     }
 
     fn ask(&mut self, survey: Survey) {
@@ -163,6 +181,10 @@ impl Relay {
                 self.ask(Survey { findings: Findings::default(), error: None, tries, ..*survey });
                 return Ok(());
             }
+            if survey.aim == Aim::Marker {
+                self.marker_failed();
+                return Ok(());
+            }
             self.spoiled = true;
             let error = Error::new(
                 Kind::ServerLost,
@@ -171,9 +193,13 @@ impl Relay {
             .detail(ServerError::Refused(error.to_vec().into()).to_string());
             return Err(End::Fatal(error));
         }
+        let Aim::State { channels: has_channels } = survey.aim else { return Ok(()) };
         let mut findings = survey.findings;
         findings.finish();
-        let Findings { mut settings, unsure, mut pins, hides } = findings;
+        let Findings { mut settings, unsure, mut pins, channels, hides } = findings;
+        if has_channels {
+            self.note_channels(channels);
+        }
         if hides {
             pins = pins.union(Footprint::EVERYTHING);
         }
@@ -200,7 +226,7 @@ impl Relay {
         self.is_surveyed = true;
         let Some(lease) = &mut self.lease else { return Ok(()) };
         lease.in_force = if settings == *self.settings { self.settings.clone() } else { Arc::new(settings) };
-        if !self.pins().is_empty() {
+        if self.would_stay() {
             self.put_settings_in_force();
         }
         Ok(())
@@ -282,6 +308,12 @@ impl Relay {
         changes
     }
 
+    /// Whether the client keeps its server, for now at least.
+    fn would_stay(&mut self) -> bool {
+        let pins = self.pins();
+        !pins.is_empty() && (pins != Footprint::LISTEN || self.ears() != Ears::Shared)
+    }
+
     /// What keeps the client on its server.
     fn pins(&self) -> Footprint {
         let all = self.left.union(self.footprint);
@@ -296,7 +328,18 @@ impl Relay {
     /// Whether the client keeps the server that it has, which is free.
     pub(super) fn stays(&mut self) -> Result<bool, End> {
         self.asks_currval |= self.footprint.contains(Footprint::CURRVAL);
-        let pins = if self.is_judged() { self.pins() } else { Footprint::NOTHING };
+        let mut pins = if self.is_judged() { self.pins() } else { Footprint::NOTHING };
+        if pins.contains(Footprint::LISTEN) {
+            match self.ears() {
+                Ears::Shared => pins = pins.without(Footprint::LISTEN),
+                Ears::Moving if pins == Footprint::LISTEN => {
+                    self.pinned = None;
+                    self.move_ears();
+                    return Ok(true);
+                }
+                Ears::Moving | Ears::Own => {}
+            }
+        }
         // Nothing makes the server as new again.
         self.spoiled |= pins.contains(Footprint::LASTING);
         if pins.is_empty() {
@@ -344,6 +387,7 @@ impl Relay {
         if is_last {
             self.footprint = Footprint::NOTHING;
             self.left = Footprint::NOTHING;
+            self.listening = None;
         }
         if self.is_session_pooled() {
             self.begin_reset(crate::session::resets::Resets::everything());

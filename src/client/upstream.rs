@@ -138,6 +138,7 @@ impl Relay {
                 self.skip_to_sync = false;
                 self.request = Body::Discard(header.total());
                 backend::ready_for_query(self.to_client.insert(&mut self.from_server), status);
+                self.look_for_mail();
                 return Ok(Step::Done);
             }
             // Flush has nothing to flush; COPY data comes behind an error that has ended its COPY.

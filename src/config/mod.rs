@@ -200,6 +200,12 @@ pub struct General {
     pub pin_timeout: Option<Duration>,
     /// Whether `nextval` and `setval` make a client keep its server, for `currval` and `lastval`.
     pub pin_sequences: bool,
+    /// Who listens for clients that LISTEN.
+    pub listen: Listen,
+    /// What becomes of clients whose shared listener was lost.
+    pub listener_lost: ListenerLost,
+    /// Bytes of notifications that may wait for one client.
+    pub notification_buffer: u32,
     /// How long what the catalog says of triggers, views and functions is believed before it is read again.
     pub catalog_probe_interval: Duration,
     /// Query that shows an idle server to be alive; `None`: no check.
@@ -305,6 +311,8 @@ pub struct Database {
     pub max_pinned: Option<u32>,
     /// See [`General::pin_sequences`].
     pub pin_sequences: bool,
+    /// See [`General::listen`].
+    pub listen: Listen,
     /// Servers of this database over all its pools.
     pub max_db_connections: Option<u32>,
     /// See [`General::max_db_client_connections`].
@@ -411,6 +419,24 @@ pub enum LoadBalance {
     Disable,
     /// The next in turn.
     RoundRobin,
+}
+
+/// Who listens for a client that LISTENs between its transactions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listen {
+    /// One connection for all clients of a database.
+    Shared,
+    /// The server on which it said so, which it keeps.
+    Pin,
+}
+
+/// What becomes of clients for which a connection listened that was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListenerLost {
+    /// They are ended, as they would be with a connection of their own.
+    End,
+    /// They stay; what was notified meanwhile is lost to them.
+    Keep,
 }
 
 /// Where a server listens.

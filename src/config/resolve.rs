@@ -157,6 +157,7 @@ fn database(
         pin: entry.pin.unwrap_or(general.pin),
         max_pinned: entry.max_pinned.unwrap_or(general.max_pinned),
         pin_sequences: entry.pin_sequences.unwrap_or(general.pin_sequences),
+        listen: entry.listen.unwrap_or(general.listen),
         max_db_connections: entry.max_db_connections.unwrap_or(general.max_db_connections),
         max_db_client_connections: entry
             .max_db_client_connections

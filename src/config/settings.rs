@@ -15,7 +15,9 @@ use super::units::{
     Number, OptionalAddress, OptionalText, Pause, Port, Protocols, Roots, Scalar, Suites, Text, Time,
     TimeLimit, Unit, Word, Workers,
 };
-use super::{AuthType, Config, Facility, General, Log, Pin, PoolMode, Reset, Tcp, missing};
+use super::{
+    AuthType, Config, Facility, General, Listen, ListenerLost, Log, Pin, PoolMode, Reset, Tcp, missing,
+};
 
 /// A setting, as documentation and SHOW CONFIG see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -247,6 +249,12 @@ pub(super) static GENERAL: &[Setting<General>] = &[
         "Time that a client may be idle while it keeps a server for itself; 0: no limit."),
     setting!(pin_sequences: Flag = "true", reload,
         "Whether calling `nextval` or `setval` makes a client keep its server, so that `currval` and `lastval` answer."),
+    setting!(listen: Word<Listen> = r#""shared""#, reload,
+        "Who listens for clients that LISTEN: one connection for each database, so that they hold no server; or the server that they then keep."),
+    setting!(listener_lost: Word<ListenerLost> = r#""end""#, reload,
+        "What becomes of clients that LISTEN when the shared listener is lost: they are ended, as they would be without pgvalet; or they stay and miss what was notified meanwhile."),
+    setting!(notification_buffer: Number<1> = "8388608", reload,
+        "Bytes of notifications that may wait for one client; one that does not take them is ended."),
     setting!(catalog_probe_interval: Time = r#""30s""#, reload,
         "How long what the catalog says of triggers, views and functions is believed; `reset = \"auto\"` relies on it."),
     setting!(server_check_query: CheckQuery = r#""<empty>""#, reload,
@@ -409,6 +417,9 @@ fn blank() -> General {
         max_pinned: None,
         pin_timeout: None,
         pin_sequences: true,
+        listen: Listen::Shared,
+        listener_lost: ListenerLost::End,
+        notification_buffer: 0,
         server_reset_query: String::new(),
         catalog_probe_interval: Duration::ZERO,
         server_check_query: None,

@@ -120,6 +120,8 @@ counters! {
         surveys,
         /// Times a client began to keep a server for itself.
         pins,
+        /// Notifications that the shared listener brought to clients.
+        notifications,
         /// Errors that pgvalet itself gave to clients.
         pooler_errors,
         /// Servers lost while a client had them.

@@ -30,7 +30,7 @@ pub use registry::{Registry, Shards};
 pub use roster::{Duty, Roster};
 pub use shard::Shard;
 
-use crate::config::{Pin, PoolMode, Reset};
+use crate::config::{Listen, ListenerLost, Pin, PoolMode, Reset};
 use crate::metrics::WorkerStats;
 use crate::moment::Moment;
 use crate::pool::budget::{Group, Permit};
@@ -86,6 +86,12 @@ pub struct Policy {
     pub max_pinned: Option<u32>,
     /// See the setting of this name.
     pub pin_sequences: bool,
+    /// Who listens for clients that LISTEN.
+    pub listen: Listen,
+    /// What becomes of them when the shared listener is lost.
+    pub listener_lost: ListenerLost,
+    /// See the setting of this name.
+    pub notification_buffer: usize,
     /// The statements of a full reset.
     pub reset_query: String,
     /// See the setting `catalog_probe_interval`.

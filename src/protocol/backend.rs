@@ -273,6 +273,23 @@ pub fn read_parameter_status(body: &[u8]) -> Option<(&[u8], &[u8])> {
     }
 }
 
+/// Appends a NotificationResponse.
+pub fn notification(out: &mut BytesMut, pid: i32, channel: &[u8], payload: &[u8]) {
+    message(out, b'A', |body| {
+        body.put_i32(pid);
+        put_cstr(body, channel);
+        put_cstr(body, payload);
+    });
+}
+
+/// Reads the body of a NotificationResponse: the process that sent it, the channel, the payload.
+#[must_use]
+pub fn read_notification(body: &[u8]) -> Option<(i32, &[u8], &[u8])> {
+    let (pid, rest) = body.split_first_chunk::<4>()?;
+    let (channel, payload) = read_parameter_status(rest)?;
+    Some((i32::from_be_bytes(*pid), channel, payload))
+}
+
 /// Reads the columns of a DataRow as text; `None` for a malformed one. NULL reads as an empty column.
 #[must_use]
 pub fn read_data_row(body: &[u8]) -> Option<Vec<&[u8]>> {

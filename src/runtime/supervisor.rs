@@ -10,10 +10,12 @@ use crate::client::door::{self, Door};
 use crate::client::surroundings::HostNames;
 use crate::config::{self, Change, Config, General, Secret};
 use crate::directory::Directory;
+use crate::exchange::Exchange;
 use crate::identity::Identities;
 use crate::net::tls::current::Current;
 use crate::net::tls::files::Unusable;
-use crate::pool::Registry;
+use crate::pool::{PoolKey, Registry};
+use crate::routing;
 use crate::runtime::daemon::{self, PidFile};
 use crate::runtime::worker::{self, Command, Handle, Seed};
 use crate::runtime::{ahead, expiry, limits, listener, logging, reload};
@@ -285,13 +287,22 @@ fn start(path: PathBuf, config: Arc<Config>, requests: UnboundedSender<Request>)
     let means = Arc::new(Means { keys: keys.clone(), tls: server_tls, turns: Turns::default() });
     let directory = Directory::start(means.clone())
         .map_err(|error| format!("cannot start the thread for auth_query: {error}"))?;
+    let pools = registry.clone();
+    // A pool that was replaced goes by the same name.
+    let resolve = move |key: &PoolKey| pools.pool(|config| routing::route(config, &key.database, &key.user));
+    let exchange = Exchange::start(means.clone(), Box::new(resolve))
+        .map_err(|error| format!("cannot start the thread that listens for clients: {error}"))?;
+    let exchange = Arc::new(exchange);
     let census = Arc::new(Census::default());
     let door = Arc::new(Door::new(door_limits(&config)));
-    let admin = Arc::new(Admin::new(registry.clone(), census.clone(), door.clone(), Box::new(control)));
+    let control = Box::new(control);
+    let admin = Admin::new(registry.clone(), census.clone(), door.clone(), exchange.clone(), control);
+    let admin = Arc::new(admin);
     let process = Arc::new(Process {
         keys,
         means,
         directory,
+        exchange,
         mock: mock_secret(&config),
         identities: Identities::default(),
         host_names: HostNames::default(),

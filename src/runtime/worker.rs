@@ -115,12 +115,19 @@ pub async fn run(seed: Seed) {
         shards: Shards::new(registry, number, jobs, siblings),
         process,
         turns: Rc::default(),
+        mailroom: Rc::default(),
         clients: RefCell::default(),
         load,
         draining: Cell::new(false),
         limits: RefCell::default(),
     });
     open_standing_pools(&context);
+    let (mailroom, mut post) = (context.mailroom.clone(), context.process.exchange.attach(number));
+    tokio::task::spawn_local(async move {
+        while let Some(post) = post.recv().await {
+            mailroom.sort(post);
+        }
+    });
     let mut sweep = interval(SWEEP);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

@@ -327,6 +327,11 @@ impl Reader {
         }
     }
 
+    /// The next message, if it has come already.
+    pub(crate) fn at_hand(&mut self) -> Result<Option<(u8, BytesMut)>, ServerError> {
+        split_message(&mut self.buffer)
+    }
+
     /// Whether everything received was taken.
     pub(crate) fn is_empty(&self) -> bool {
         self.buffer.is_empty()

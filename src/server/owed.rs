@@ -86,7 +86,7 @@ impl OwedQueue {
             }
             _ if self.skipping => return Some(owed),
             Owed::Query(_) | Owed::FunctionCall => self.unsynced = false,
-            Owed::Settings | Owed::Failing | Owed::Restore | Owed::Survey => {}
+            Owed::Settings | Owed::Failing | Owed::Restore | Owed::Survey | Owed::Channels => {}
             Owed::OwnSync => self.unsynced = false,
             Owed::CopyData => {
                 if matches!(self.queue.back(), None | Some(Owed::CopyData)) {
@@ -272,6 +272,7 @@ impl OwedQueue {
                     | Owed::Failing
                     | Owed::Restore
                     | Owed::Survey
+                    | Owed::Channels
                     | Owed::Prepare(_)
                     | Owed::Evict(_)
                     | Owed::Shape(_)
@@ -406,7 +407,12 @@ impl OwedQueue {
         let Some(head) = self.queue.front() else { return Verdict::Violation };
         let (fits, ends) = match (head, tag) {
             (
-                Owed::Query(_) | Owed::Settings | Owed::Failing | Owed::Restore | Owed::Survey,
+                Owed::Query(_)
+                | Owed::Settings
+                | Owed::Failing
+                | Owed::Restore
+                | Owed::Survey
+                | Owed::Channels,
                 b'T' | b'D' | b'I' | b'H' | b'd' | b'c' | b'G' | b'W' | b'C',
             ) => (true, false),
             (Owed::Execute, b'D' | b'H' | b'd' | b'c' | b'G' | b'W') => (true, false),
@@ -449,9 +455,14 @@ impl OwedQueue {
                 self.answered = false;
                 Verdict::Forward
             }
-            Some(Owed::Settings | Owed::Failing | Owed::Restore | Owed::Survey | Owed::OwnSync) => {
-                Verdict::Swallow
-            }
+            Some(
+                Owed::Settings
+                | Owed::Failing
+                | Owed::Restore
+                | Owed::Survey
+                | Owed::Channels
+                | Owed::OwnSync,
+            ) => Verdict::Swallow,
             _ => return Verdict::Violation,
         };
         self.take_first();
@@ -476,8 +487,8 @@ impl OwedQueue {
             Some(Owed::Failing | Owed::Restore | Owed::Survey) => return Verdict::Swallow,
             // What is there under the client's names is not known then.
             Some(Owed::Names | Owed::OwnSync) => return Verdict::Violation,
-            // Settings that were in force before and are refused now: nothing may run without them.
-            Some(Owed::Settings) => return Verdict::Violation,
+            // Settings that were in force before and are refused now: nothing may run without them. Nor without channels.
+            Some(Owed::Settings | Owed::Channels) => return Verdict::Violation,
             Some(_) => Verdict::Forward,
         };
         let ends = |owed: &Owed| matches!(owed, Owed::Sync | Owed::OwnSync);

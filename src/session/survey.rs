@@ -48,8 +48,16 @@ const LOCKS: &str = ";SELECT 'p', 'locks', '' WHERE EXISTS (SELECT FROM pg_catal
     WHERE locktype OPERATOR(pg_catalog.=) 'advisory' AND pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid())";
 const CURSORS: &str =
     ";SELECT 'p', 'cursors', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_cursors WHERE is_holdable)";
-const LISTEN: &str =
-    ";SELECT 'p', 'listen', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_listening_channels())";
+const LISTEN: &str = ";SELECT 'l', c, '' FROM pg_catalog.pg_listening_channels() c";
+
+/// What may be anything.
+const ANYTHING: Footprint = Footprint::EVERYTHING.union(Footprint::EXECUTES);
+
+/// Whether the channels are asked for, after what can have left `done` behind.
+#[must_use]
+pub fn asks_channels(done: Footprint) -> bool {
+    done.intersects(ANYTHING.union(Footprint::LISTEN))
+}
 
 /// What the question depends on besides what was done.
 #[derive(Debug, Clone, Copy)]
@@ -81,7 +89,7 @@ pub fn question<'a>(done: Footprint, custom: impl Iterator<Item = &'a str>, aske
     if separator == "), (" {
         sql.push_str(")) w(n)) c WHERE v IS NOT NULL");
     }
-    let anything = done.intersects(Footprint::EVERYTHING.union(Footprint::EXECUTES));
+    let anything = done.intersects(ANYTHING);
     for (kind, part) in [
         (Footprint::TEMP, TEMP),
         (Footprint::LOCKS, LOCKS),
@@ -104,6 +112,8 @@ pub struct Findings {
     pub unsure: Settings,
     /// State that only this server has.
     pub pins: Footprint,
+    /// Channels that the session listens to.
+    pub channels: Vec<String>,
     /// There may be more that does not show.
     pub hides: bool,
 }
@@ -150,13 +160,16 @@ impl Findings {
                     self.settings.set(SESSION_AUTHORIZATION, value);
                 }
             }
+            b"l" => {
+                self.channels.push(name.to_owned());
+                self.pins = self.pins.union(Footprint::LISTEN);
+            }
             b"e" => self.hides = true,
             b"p" => {
                 let kinds = [
                     ("temp", Footprint::TEMP),
                     ("locks", Footprint::LOCKS),
                     ("cursors", Footprint::CURSORS),
-                    ("listen", Footprint::LISTEN),
                     ("settings", Footprint::STUCK_SETTINGS),
                 ];
                 if let Some((_, kind)) = kinds.into_iter().find(|(known, _)| *known == name) {

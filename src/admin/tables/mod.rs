@@ -24,7 +24,7 @@ const HELP: &str = "
 \tSHOW FDS|SOCKETS|ACTIVE_SOCKETS|LISTS|MEM|STATE
 \tSHOW DNS_HOSTS|DNS_ZONES
 \tSHOW STATS|STATS_TOTALS|STATS_AVERAGES|TOTALS
-\tSHOW COUNTERS|PINS|PREPARED|RESETS|WORKERS
+\tSHOW COUNTERS|LISTENERS|PINS|PREPARED|RESETS|WORKERS
 \tSET key = arg
 \tRELOAD
 \tPAUSE [<db>]
@@ -121,6 +121,8 @@ shows! {
     State "state" Some(&[("key", Text), ("value", Text)]);
     /// All counters of pgvalet, by database.
     Counters "counters" Some(stats::COUNTERS);
+    /// Connections that listen for clients.
+    Listeners "listeners" Some(objects::LISTENERS);
     /// Prepared statements by pool and worker.
     Prepared "prepared" Some(objects::PREPARED);
     /// What made clients keep a server for themselves, by database.
@@ -204,6 +206,7 @@ impl Admin {
             Show::Config => self.config(),
             Show::Mem => self.mem(reports),
             Show::Prepared => self.prepared(reports),
+            Show::Listeners => self.listeners(),
             Show::Version => vec![vec![concat!("pgvalet ", env!("CARGO_PKG_VERSION")).into()]],
             Show::State => self.state(),
             Show::Peers | Show::PeerPools | Show::DnsHosts | Show::DnsZones => Vec::new(),

@@ -5,8 +5,10 @@ use crate::admin::table::{Column, Row, Type};
 use crate::client::ClientCell;
 use crate::client::context::Report;
 use crate::config::settings::{self, InForce};
+use crate::exchange::{Card, State};
 use crate::pool::{Pool, Pooled};
 use Type::{Int4, Int8, Text};
+use std::sync::Arc;
 
 pub(super) const CONFIG: &[Column] =
     &[("key", Text), ("value", Text), ("default", Text), ("changeable", Text)];
@@ -14,8 +16,47 @@ pub(super) const MEM: &[Column] =
     &[("name", Text), ("size", Int4), ("used", Int4), ("free", Int4), ("memtotal", Int4)];
 pub(super) const PREPARED: &[Column] =
     &[("database", Text), ("user", Text), ("worker", Int4), ("statements", Int4), ("bytes", Int8)];
+pub(super) const LISTENERS: &[Column] = &[
+    ("database", Text),
+    ("host", Text),
+    ("port", Int4),
+    ("user", Text),
+    ("state", Text),
+    ("remote_pid", Int4),
+    ("channels", Int4),
+    ("clients", Int4),
+    ("notifications", Int8),
+    ("connects", Int8),
+    ("losses", Int8),
+];
 
 impl Admin {
+    /// The databases that clients listen to. These connections belong to no pool.
+    pub(super) fn listeners(&self) -> Vec<Row> {
+        let row = |card: &Arc<Card>| {
+            let state = match card.state() {
+                State::Closed => "closed",
+                State::Connecting => "connecting",
+                State::Listening => "listening",
+                State::Paused => "paused",
+            };
+            vec![
+                (*card.place.dbname).into(),
+                card.place.shown_hosts().into(),
+                u32::from(card.place.port).into(),
+                (*card.user()).into(),
+                state.into(),
+                (card.pid() as u32).into(),
+                card.channels().into(),
+                card.clients().into(),
+                card.received().into(),
+                card.connects().into(),
+                card.losses().into(),
+            ]
+        };
+        self.exchange.cards().iter().map(row).collect()
+    }
+
     pub(super) fn config(&self) -> Vec<Row> {
         let config = self.registry.config();
         let changeable = |reload: bool| if reload { "yes" } else { "no" };

@@ -7,7 +7,7 @@ use super::{About, Setting};
 use crate::config::units::{
     File, Flag, Hosts, Limit, Maybe, Number, Password, Port, Text, Time, TimeLimit, Unit, Word,
 };
-use crate::config::{Host, LoadBalance, Pin, PoolMode, Reset};
+use crate::config::{Host, Listen, LoadBalance, Pin, PoolMode, Reset};
 
 /// A database as a file describes it: what is `None` is inherited.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -40,6 +40,7 @@ pub(in crate::config) struct DatabaseEntry {
     pub(in crate::config) pin: Option<Pin>,
     pub(in crate::config) max_pinned: Option<Option<u32>>,
     pub(in crate::config) pin_sequences: Option<bool>,
+    pub(in crate::config) listen: Option<Listen>,
     pub(in crate::config) query_wait_timeout: Option<Option<Duration>>,
     pub(in crate::config) server_lifetime: Option<Option<Duration>>,
 }
@@ -119,6 +120,8 @@ pub(in crate::config) static DATABASE: &[Setting<DatabaseEntry>] = &[
         "Overrides the general `max_pinned`."),
     setting!(pin_sequences: Maybe<Flag> = "", reload,
         "Overrides the general `pin_sequences`."),
+    setting!(listen: Maybe<Word<Listen>> = "", reload,
+        "Overrides the general `listen`."),
     setting!(query_wait_timeout: Maybe<TimeLimit> = "", reload,
         "Overrides the user's and the general `query_wait_timeout`."),
     setting!(server_lifetime: Maybe<TimeLimit> = "", reload,

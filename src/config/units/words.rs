@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 
 use super::{Scalar, Unit, quoted, text};
-use crate::config::{AuthType, Facility, LoadBalance, Pin, PoolMode, Reset};
+use crate::config::{AuthType, Facility, Listen, ListenerLost, LoadBalance, Pin, PoolMode, Reset};
 
 /// One word of a fixed few.
 pub(in crate::config) struct Word<T>(PhantomData<T>);
@@ -99,6 +99,16 @@ impl Words for Facility {
         ("local6", Self::Local6),
         ("local7", Self::Local7),
     ];
+}
+
+impl Words for Listen {
+    const KIND: &'static str = "`\"shared\"` or `\"pin\"`";
+    const ALL: &'static [(&'static str, Self)] = &[("shared", Self::Shared), ("pin", Self::Pin)];
+}
+
+impl Words for ListenerLost {
+    const KIND: &'static str = "`\"end\"` or `\"keep\"`";
+    const ALL: &'static [(&'static str, Self)] = &[("end", Self::End), ("keep", Self::Keep)];
 }
 
 /// Whether the log is JSON.

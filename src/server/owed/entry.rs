@@ -13,6 +13,8 @@ pub enum Owed {
     Restore,
     /// A Query of pgvalet's own that asks what the session holds.
     Survey,
+    /// A Query of pgvalet's own that has the server listen to the client's channels.
+    Channels,
     /// A Query of pgvalet's own that is meant to fail, so that the transaction counts as failed.
     Failing,
     /// A Sync: ReadyForQuery.
@@ -121,6 +123,7 @@ impl Owed {
                 | Owed::Settings
                 | Owed::Restore
                 | Owed::Survey
+                | Owed::Channels
                 | Owed::Failing
                 | Owed::Sync
                 | Owed::OwnSync

@@ -9,12 +9,12 @@ use std::collections::BTreeSet;
 use std::sync::OnceLock;
 
 use support::backend::first_error;
-use support::cluster::{Cluster, Role};
+use support::cluster::{Cluster, DATABASE, PASSWORD, Role};
 
 use support::eventually;
 use support::frontend::{self, bind, execute, parse, query, sync};
 use support::pgvalet::Pgvalet;
-use support::wire::Client;
+use support::wire::{Client, Login};
 
 /// What a session carries that is not in the database, but for the statements that pgvalet prepares under its own names.
 const STATE: &str = "SELECT 'setting ' || name || ' = ' || coalesce(setting, '') || ' from ' || source FROM pg_settings \
@@ -91,6 +91,7 @@ const DIRT: &[(&str, &str)] = &[
     ("channel", "LISTEN left_behind"),
     ("statement", "PREPARE left_behind AS SELECT 1"),
     ("sequence", "SELECT nextval('numbers')"),
+    ("library", "LOAD 'auto_explain'"),
     (
         "everything",
         "SET work_mem = '77MB'; SET ROLE app_md5; CREATE TEMP TABLE left_behind (n int); \
@@ -117,7 +118,76 @@ const ENDS: &[&str] = &[
     "and an error in one text",
     "COMMIT and an error in one text",
     "SAVEPOINT, ROLLBACK TO, COMMIT, then it stays",
+    "a query is canceled, then it stays",
+    "in a transaction: a query is canceled, then COMMIT, then it stays",
+    "in a transaction: a query is canceled, then reset",
+    "query_timeout",
+    "in a transaction: query_timeout",
+    "in a transaction: idle_transaction_timeout",
 ];
+
+/// What is also ended by time limits: they take their time.
+const TIMED: &[&str] = &[
+    "setting",
+    "role",
+    "temporary table",
+    "lock",
+    "held cursor",
+    "channel",
+    "statement",
+    "sequence",
+    "library",
+    "everything",
+];
+
+/// Users of pgvalet whose time is short; on the server all are postgres.
+const HURRIED: &str = "hurried";
+const IMPATIENT: &str = "impatient";
+
+/// A pgvalet with one server.
+fn valet(cluster: &Cluster) -> Pgvalet {
+    Pgvalet::builder()
+        .database(DATABASE, cluster, &["user = \"postgres\"", &format!("password = \"{PASSWORD}\"")])
+        .user("postgres", PASSWORD, &[])
+        .user(HURRIED, PASSWORD, &["query_timeout = \"200ms\""])
+        .user(IMPATIENT, PASSWORD, &["idle_transaction_timeout = \"200ms\""])
+        .setting("auth_type = \"trust\"")
+        .setting("workers = 1")
+        .setting("default_pool_size = 1")
+        .start()
+}
+
+/// A query that runs for long, and names its pgvalet.
+fn endless(valet: &Pgvalet) -> String {
+    format!("SELECT pg_sleep(100) /* {} */", valet.pid())
+}
+
+/// Has a client run it.
+fn begin_endless(client: &mut Client, valet: &Pgvalet, watcher: &mut Client) {
+    let sql = endless(valet);
+    client.send(&query(&sql));
+    let asleep =
+        format!("SELECT count(*) FROM pg_stat_activity WHERE query = '{sql}' AND wait_event = 'PgSleep'");
+    eventually("the query to run", || (watcher.value(&asleep) != "0").then_some(()));
+}
+
+/// Sends statements to a client whose time may be up with each of them, until it is.
+fn run_out_of_time(valet: &Pgvalet, user: &str, statements: &[&str]) {
+    let mut client = valet.login(&Login::new(user, DATABASE));
+    for sql in statements {
+        if client.try_send(&query(sql)).is_err() {
+            return;
+        }
+        loop {
+            match client.try_recv() {
+                Ok(Some(message)) if message.ready().is_some() => break,
+                Ok(Some(_)) => {}
+                _ => return,
+            }
+        }
+    }
+    let _ = client.try_until_end();
+}
 
 fn shared() -> &'static Cluster {
     static SHARED: OnceLock<Cluster> = OnceLock::new();
@@ -142,13 +212,37 @@ fn prepared() -> Cluster {
 
 /// Plays one of [`DIRT`] and ends it one of [`ENDS`]; a client that stays is given back.
 fn make(cluster: &mut Client, valet: &Pgvalet, dirt: &str, end: &str) -> Option<Client> {
+    match end {
+        "query_timeout" => {
+            run_out_of_time(valet, HURRIED, &[dirt, &endless(valet)]);
+            return None;
+        }
+        "in a transaction: query_timeout" => {
+            run_out_of_time(valet, HURRIED, &["BEGIN", dirt, &endless(valet)]);
+            return None;
+        }
+        "in a transaction: idle_transaction_timeout" => {
+            run_out_of_time(valet, IMPATIENT, &["BEGIN", dirt]);
+            return None;
+        }
+        _ => {}
+    }
     let mut client = valet.client(Role::Postgres);
     let run = |client: &mut Client, sql: &str| drop(client.query(sql));
+    let cancel = |client: &mut Client, cluster: &mut Client| {
+        begin_endless(client, valet, cluster);
+        client.cancel().send().expect("the request is taken");
+        assert_eq!(first_error(&client.until_ready()).as_deref(), Some("57014"));
+    };
     // A text of several statements is a transaction, unless it says otherwise.
     let says_otherwise = dirt.contains("; ") && (dirt.contains("EXECUTE leak"));
     match end {
         _ if says_otherwise && end.starts_with("by") => return None,
         "it stays" | "Terminate" | "reset" => run(&mut client, dirt),
+        "a query is canceled, then it stays" => {
+            run(&mut client, dirt);
+            cancel(&mut client, cluster);
+        }
         "Terminate right behind" => {
             client.send(&[query(dirt), frontend::terminate()].concat());
             let _ = client.try_until_end();
@@ -189,13 +283,13 @@ fn make(cluster: &mut Client, valet: &Pgvalet, dirt: &str, end: &str) -> Option<
                 }
                 "in a transaction: an error, then reset" => run(&mut client, "SELECT 1/0"),
                 "in a transaction: reset while a query runs" => {
-                    let pid = client.value("SELECT pg_backend_pid()");
-                    client.send(&query("SELECT pg_sleep(100)"));
-                    let sleeping = format!(
-                        "SELECT count(*) FROM pg_stat_activity WHERE pid = {pid} AND wait_event = 'PgSleep'"
-                    );
-                    eventually("the query to run", || (cluster.value(&sleeping) != "0").then_some(()));
+                    begin_endless(&mut client, valet, cluster);
                 }
+                "in a transaction: a query is canceled, then COMMIT, then it stays" => {
+                    cancel(&mut client, cluster);
+                    run(&mut client, "COMMIT");
+                }
+                "in a transaction: a query is canceled, then reset" => cancel(&mut client, cluster),
                 "SAVEPOINT, ROLLBACK TO, COMMIT, then it stays" => {
                     run(&mut client, "ROLLBACK TO s");
                     run(&mut client, "COMMIT");
@@ -219,14 +313,14 @@ fn play(part: usize) {
     let cluster = shared();
     let fresh = state(&mut cluster.client(Role::Postgres));
     let mut findings = Vec::new();
-    let valet = watch::trusting(cluster, 1).start();
+    let valet = valet(cluster);
     let mut watcher = cluster.client(Role::Postgres);
     for (name, dirt) in DIRT.iter().skip(part).step_by(PARTS) {
-        for end in ENDS {
+        for end in ENDS.iter().filter(|end| !end.contains("timeout") || TIMED.contains(name)) {
             let stayed = make(&mut watcher, &valet, dirt, end);
             let mut next = valet.client(Role::Postgres);
             // One that keeps its server has to go first.
-            let pins = ["temporary", "lock", "cursor", "channel", "sequence", "everything"];
+            let pins = ["temporary", "lock", "cursor", "channel", "sequence", "library", "everything"];
             let stayed = match stayed {
                 Some(client) if pins.iter().any(|kind| name.contains(kind)) => {
                     client.terminate();
@@ -249,7 +343,7 @@ fn play(part: usize) {
     assert!(findings.is_empty(), "{} leaks:\n{}", findings.len(), findings.join("\n"));
 }
 
-const PARTS: usize = 3;
+const PARTS: usize = 4;
 
 #[test]
 fn whatever_a_client_did_and_however_it_ended_the_next_one_has_a_fresh_session() {
@@ -264,6 +358,11 @@ fn whatever_a_client_did_and_however_it_ended_the_next_one_has_a_fresh_session_2
 #[test]
 fn whatever_a_client_did_and_however_it_ended_the_next_one_has_a_fresh_session_3() {
     play(2);
+}
+
+#[test]
+fn whatever_a_client_did_and_however_it_ended_the_next_one_has_a_fresh_session_4() {
+    play(3);
 }
 
 #[test]

@@ -203,7 +203,8 @@ impl Relay {
             && self.to_server.is_empty()
             && self.reply == Body::None
             && self.from_server.len() == self.to_client.cursor()
-            && !self.spoiled;
+            && !self.spoiled
+            && !self.has_made_what_lasts();
         if let End::Fatal(error) = end {
             self.shard.stats().errors.count(error.sqlstate());
         }

@@ -314,6 +314,11 @@ impl Relay {
         !pins.is_empty() && (pins != Footprint::LISTEN || self.ears() != Ears::Shared)
     }
 
+    /// Whether something was done to the server, perhaps in a transaction that is open, that no reset undoes.
+    pub(super) fn has_made_what_lasts(&self) -> bool {
+        self.is_judged() && self.left.union(self.footprint).intersects(Footprint::LASTING)
+    }
+
     /// What keeps the client on its server.
     fn pins(&self) -> Footprint {
         let all = self.left.union(self.footprint);

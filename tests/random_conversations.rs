@@ -4,7 +4,7 @@
 //! own, where all share one to three servers; each client's replies must be the same, message by message. After that the
 //! servers must be as new. Environment:
 //!
-//! - `PGVALET_CONVERSATIONS`: how many (default 120);
+//! - `PGVALET_CONVERSATIONS`: how many (default 120, and 80 about what only one server has);
 //! - `PGVALET_SEED`: the first seed, the others follow (default 1);
 //! - `PGVALET_TOPICS`: what else to talk about, such as `ddl,prepare` (see `vocabulary`).
 //!
@@ -41,6 +41,7 @@ use support::pgvalet::Pgvalet;
 use support::wire::Client;
 
 const CONVERSATIONS: u64 = 120;
+const CONVERSATIONS_WITH_STATE: u64 = 80;
 const THREADS: usize = 3;
 /// For a reply that is due.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -50,9 +51,19 @@ const SHRINKING: Duration = Duration::from_secs(90);
 
 #[test]
 fn each_client_is_answered_as_if_it_had_postgresql_to_itself() {
+    converse("talk", CONVERSATIONS, false);
+}
+
+/// Temporary tables, locks, cursors, sequences: what keeps a client on a server, and what ends it. And notifications.
+#[test]
+fn each_client_finds_the_state_of_its_session_again() {
+    converse("state", CONVERSATIONS_WITH_STATE, true);
+}
+
+fn converse(name: &str, conversations: u64, with_state: bool) {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
     let first = number("PGVALET_SEED").unwrap_or(1);
-    let count = number("PGVALET_CONVERSATIONS").unwrap_or(CONVERSATIONS);
+    let count = number("PGVALET_CONVERSATIONS").unwrap_or(conversations);
     let next = AtomicU64::new(0);
     let findings = Mutex::new(Vec::new());
     let cluster = Cluster::shared();
@@ -60,7 +71,7 @@ fn each_client_is_answered_as_if_it_had_postgresql_to_itself() {
         for thread in 0..THREADS {
             let (next, findings) = (&next, &findings);
             scope.spawn(move || {
-                let stage = Stage::build(cluster, &format!("talk{thread}"));
+                let stage = Stage::build(cluster, &format!("{name}{thread}"), with_state);
                 loop {
                     let index = next.fetch_add(1, Ordering::Relaxed);
                     if index >= count {
@@ -84,10 +95,12 @@ struct Stage<'a> {
     database: String,
     /// What a new session of it carries.
     fresh: traces::State,
+    /// Whether sessions are to hold what only one server has.
+    with_state: bool,
 }
 
 impl<'a> Stage<'a> {
-    fn build(cluster: &'a Cluster, database: &str) -> Self {
+    fn build(cluster: &'a Cluster, database: &str, with_state: bool) -> Self {
         let owner = Role::Trust.name();
         cluster.sql(&format!("CREATE DATABASE {database} OWNER {owner}"));
         let login = Role::Trust.login().database(database);
@@ -95,11 +108,11 @@ impl<'a> Stage<'a> {
         let fresh = traces::state(&mut session);
         (0..generate::MOST_CLIENTS).for_each(|client| drop(session.rows(&vocabulary::build(client))));
         session.terminate();
-        Self { cluster, database: database.into(), fresh }
+        Self { cluster, database: database.into(), fresh, with_state }
     }
 
     fn conversation(&self, seed: u64) -> Result<(), String> {
-        let script = generate::script(seed);
+        let script = generate::script(seed, self.with_state);
         let truth = self.ask_postgresql(&script);
         if let Some(flaw) = verdict::flaw(&truth) {
             return Err(format!(
@@ -132,7 +145,7 @@ impl<'a> Stage<'a> {
     fn ask_postgresql(&self, script: &Script) -> Vec<Transcript> {
         self.set_tables(script);
         let side = Side::new("PostgreSQL", self.cluster.tcp(), Role::Trust.login().database(&self.database));
-        play(script, &side, Limits { servers: usize::MAX, deadline: DEADLINE, cut: false })
+        play(script, &side, Limits { servers: usize::MAX, deadline: DEADLINE, cut: false, keepers: 0 })
     }
 
     fn ask_pgvalet(&self, script: &Script, truth: &[Transcript], deadline: Duration) -> Result<(), String> {
@@ -144,15 +157,15 @@ impl<'a> Stage<'a> {
             .setting("auth_type = \"trust\"")
             .setting("admin_users = [\"postgres\"]")
             .setting(&format!("default_pool_size = {}", setup.pool_size))
-            // What keeps a client on its server is for other tests: here clients share as few as there are.
-            .setting("pin_sequences = false")
+            // Where it is not about what keeps a client on its server, they share as few as there are.
+            .setting(&format!("pin_sequences = {}", self.with_state))
             .setting(&format!("workers = {}", setup.workers))
             .setting(&format!("max_prepared_statements = {}", setup.max_prepared_statements))
             .setting(&format!("reset = \"{}\"", setup.reset))
             .start();
         let login = Role::Trust.login().database(&self.database);
         let side = Side::new("pgvalet", valet.tcp(), login.clone());
-        let limits = Limits { servers: setup.pool_size, deadline, cut: true };
+        let limits = Limits { servers: setup.pool_size, deadline, cut: true, keepers: setup.keepers };
         let seen = play(script, &side, limits);
         let log = || {
             let log: Vec<_> = valet.log().into_iter().filter(|line| !line.contains(" INFO ")).collect();

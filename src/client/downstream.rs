@@ -84,7 +84,9 @@ impl Relay {
                                 Own::Settings => self.settings_confirmed()?,
                                 Own::Other => {}
                             }
-                            self.tell_news();
+                            if !self.lease.as_ref().is_some_and(|lease| lease.owed.is_setting()) {
+                                self.tell_news();
+                            }
                         }
                         Verdict::Violation => {
                             return self.server_lost(ServerError::Protocol(

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::random::Random;
 use super::script::{Action, Cuts, Leaving, Message, Script, Setup, Step, Value};
-use super::vocabulary::{self, Kind, Prepared, Topic};
+use super::vocabulary::{self, Kind, Prepared, Role, Topic};
 
 const STATEMENTS: &[&str] = &["", "", "s1", "s1", "s2", "s3", "a name with a \" in it"];
 const LONG_NAMES: &[&str] = &[
@@ -26,16 +26,27 @@ const NO_PORTAL: &str = "no such portal";
 pub const MOST_CLIENTS: usize = 4;
 const MOST_STEPS: usize = 40;
 
-pub fn script(seed: u64) -> Script {
+/// With `with_state` some clients also make what keeps them on a server, and all listen; nobody else is kept there.
+pub fn script(seed: u64, with_state: bool) -> Script {
     let mut random = Random::new(seed);
-    let setup = Setup {
+    let mut setup = Setup {
         pool_size: *random.pick(&[1, 2, 2, 2, 3]),
         workers: *random.pick(&[1, 1, 2]),
         max_prepared_statements: *random.pick(&[200, 200, 1, 2, 4]),
         reset: random.pick::<&str>(&["auto", "auto", "always"]),
+        keepers: 0,
     };
     let clients = 2 + random.below(MOST_CLIENTS - 1);
-    let mut speakers: Vec<Speaker> = (0..clients).map(Speaker::new).collect();
+    if with_state {
+        setup.keepers = 1 + random.below(clients.min(3) - 1);
+        setup.pool_size = setup.keepers + 1 + random.below(2);
+    }
+    let role = |client| match with_state {
+        false => Role::Sharing,
+        true if client < setup.keepers => Role::Keeping,
+        true => Role::Listening,
+    };
+    let mut speakers: Vec<Speaker> = (0..clients).map(|client| Speaker::new(client, role(client))).collect();
     let count = 10 + random.below(MOST_STEPS);
     let cutting = random.below(3);
     let mut steps = Vec::new();
@@ -60,6 +71,7 @@ pub fn script(seed: u64) -> Script {
 #[derive(Debug)]
 struct Speaker {
     client: usize,
+    role: Role,
     in_transaction: bool,
     statements: BTreeMap<String, Vec<Kind>>,
     /// Portals bound in the batch that is being made up.
@@ -71,9 +83,10 @@ struct Speaker {
 }
 
 impl Speaker {
-    fn new(client: usize) -> Self {
+    fn new(client: usize, role: Role) -> Self {
         Self {
             client,
+            role,
             in_transaction: false,
             statements: BTreeMap::new(),
             portals: BTreeSet::new(),
@@ -102,7 +115,7 @@ impl Speaker {
 
     fn leave(&mut self, random: &mut Random) -> Action {
         let client = self.client;
-        *self = Self::new(client);
+        *self = Self::new(client, self.role);
         let leaving = match random.below(3) {
             0 => Leaving::Terminate,
             1 => Leaving::Close,
@@ -117,6 +130,7 @@ impl Speaker {
 
     fn exchange(&mut self, random: &mut Random, messages: &mut Vec<Message>) {
         let transaction = if self.in_transaction { 20 } else { 12 };
+        let state = if self.role == Role::Sharing { 0 } else { 40 };
         match random.weighted(&[
             (18, 0),
             (transaction, 1),
@@ -127,8 +141,16 @@ impl Speaker {
             (3, 6),
             (2, 7),
             (3, 8),
+            (state, 9),
         ]) {
-            0 => messages.push(Message::Query(vocabulary::query(random, self.client))),
+            0 => messages.push(Message::Query(vocabulary::query(random, self.client, self.role))),
+            9 => {
+                let sql = vocabulary::state(random, self.client, self.role);
+                match random.below(3) {
+                    0 => messages.extend(extended(&sql)),
+                    _ => messages.push(Message::Query(sql)),
+                }
+            }
             1 => {
                 let sql = vocabulary::transaction(random, self.in_transaction);
                 self.in_transaction = sql.contains("BEGIN") || sql.contains("START") || sql.contains("CHAIN");
@@ -140,7 +162,7 @@ impl Speaker {
             2 => self.batch(random, messages),
             3 => self.copy(random, messages),
             4 => {
-                let sql = vocabulary::setting(random, self.client);
+                let sql = vocabulary::setting(random, self.client, self.role);
                 match random.below(3) {
                     0 => messages.extend(extended(&sql)),
                     _ => messages.push(Message::Query(sql)),
@@ -296,7 +318,7 @@ impl Speaker {
 
     fn parse(&mut self, random: &mut Random, messages: &mut Vec<Message>) -> String {
         let name = statement(random);
-        let Prepared { sql, parameters } = vocabulary::prepared(random, self.client);
+        let Prepared { sql, parameters } = vocabulary::prepared(random, self.client, self.role);
         if !name.is_empty() && self.statements.contains_key(&name) && random.chance(85) {
             messages.push(Message::CloseStatement(name.clone()));
         }

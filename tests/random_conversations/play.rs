@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::ledger::Ledger;
 use super::script::{Action, Cuts, Leaving, Message, Script, Step, clip};
+use super::vocabulary;
 use crate::support::backend;
 use crate::support::differential::Side;
 use crate::support::wire::{Client, Writer};
@@ -38,12 +39,14 @@ pub struct Limits {
     pub servers: usize,
     pub deadline: Duration,
     pub cut: bool,
+    /// The first so many clients may keep the server on which they have made something.
+    pub keepers: usize,
 }
 
 /// Plays the script; what each of its clients saw.
 pub fn play(script: &Script, side: &Side, limits: Limits) -> Vec<Transcript> {
     let (sender, events) = channel();
-    let seats = (0..script.clients).map(|_| Seat::new()).collect();
+    let seats = (0..script.clients).map(|client| Seat::new(client < limits.keepers)).collect();
     let mut player = Player { side, limits, seats, sender, events, broken: false };
     for step in &script.steps {
         player.submit(step.clone());
@@ -79,6 +82,7 @@ struct Seat {
     generation: usize,
     transcript: Transcript,
     deferred: VecDeque<Step>,
+    may_keep: bool,
     /// Sent together with what comes next: alone they would take a server and nobody could see it.
     held_back: Vec<Message>,
 }
@@ -89,6 +93,9 @@ struct Session {
     /// Replies that came before anyone could be sure of them, such as an early error.
     inbox: VecDeque<backend::Message>,
     said_goodbye: bool,
+    pid: i32,
+    /// It may have something that only its server has.
+    keeps: bool,
 }
 
 /// What the reader of a session has to tell.
@@ -99,8 +106,9 @@ struct Event {
 }
 
 impl Seat {
-    fn new() -> Self {
+    fn new(may_keep: bool) -> Self {
         Self {
+            may_keep,
             session: None,
             generation: 0,
             transcript: Vec::new(),
@@ -119,7 +127,7 @@ impl Seat {
         {
             let Some(reply) = session.inbox.pop_front() else { return true };
             session.ledger.received(&reply);
-            transcript.push(Entry::Received(comparable(reply)));
+            transcript.push(Entry::Received(comparable(reply, session.pid)));
         }
         false
     }
@@ -127,14 +135,14 @@ impl Seat {
     /// The session has ended: whatever it said last counts.
     fn close(&mut self, last: Entry) {
         self.is_waiting();
-        let rest = self.session.take().map(|session| session.inbox).unwrap_or_default();
-        self.transcript.extend(rest.into_iter().map(comparable).map(Entry::Received));
+        let (rest, pid) = self.session.take().map(|session| (session.inbox, session.pid)).unwrap_or_default();
+        self.transcript.extend(rest.into_iter().map(|message| Entry::Received(comparable(message, pid))));
         self.held_back.clear();
         self.transcript.push(last);
     }
 
     fn holds(&self) -> bool {
-        self.session.as_ref().is_some_and(|session| session.ledger.holds())
+        self.session.as_ref().is_some_and(|session| session.keeps || session.ledger.holds())
     }
 }
 
@@ -164,6 +172,7 @@ impl Player<'_> {
                     return;
                 }
                 let messages = std::mem::take(&mut seat.held_back);
+                session.keeps |= seat.may_keep && messages.iter().any(may_keep);
                 session.ledger.sent(&messages);
                 let bytes: Vec<u8> = messages.iter().flat_map(Message::encode).collect();
                 let cuts = if self.limits.cut { step.cuts } else { Cuts::Whole };
@@ -205,6 +214,8 @@ impl Player<'_> {
         };
         connection.set_deadline(Duration::from_secs(3600));
         seat.session = Some(Session {
+            pid: connection.pid(),
+            keeps: false,
             writer: connection.writer(),
             ledger: Ledger::new(),
             inbox: VecDeque::new(),
@@ -307,9 +318,20 @@ impl Player<'_> {
     }
 }
 
+/// Whether a message may make what keeps its client on a server.
+fn may_keep(message: &Message) -> bool {
+    matches!(message, Message::Query(sql) | Message::Parse { sql, .. } if vocabulary::may_keep(sql))
+}
+
 /// The message without what need not be the same in two plays: the object id of a table that was made anew, and the place
-/// in the source of PostgreSQL that an error comes from (a Bind can be refused by the Parse that is sent in front of it).
-fn comparable(mut message: backend::Message) -> backend::Message {
+/// in the source of PostgreSQL that an error comes from (a Bind can be refused by the Parse that is sent in front of it). Of
+/// who has notified something only stays whether it is the client itself, whose process id is `own`.
+fn comparable(mut message: backend::Message, own: i32) -> backend::Message {
+    if message.tag == b'A'
+        && let Some(pid) = message.body.first_chunk_mut::<4>()
+    {
+        *pid = i32::from(*pid == own.to_be_bytes()).to_be_bytes();
+    }
     if matches!(message.tag, b'E' | b'N') {
         let fields = message.body.split(|byte| *byte == 0);
         let kept = fields.filter(|field| !matches!(field, [b'F' | b'L' | b'R', ..]));

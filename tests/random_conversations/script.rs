@@ -153,6 +153,8 @@ pub struct Setup {
     pub workers: usize,
     pub max_prepared_statements: u32,
     pub reset: &'static str,
+    /// The first so many clients may keep a server each; there is at least one more.
+    pub keepers: usize,
 }
 
 /// A whole conversation.

@@ -40,6 +40,69 @@ pub fn is_about(topic: Topic) -> bool {
     TOPICS.get_or_init(read).contains(&topic)
 }
 
+/// What a client's session may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Nothing that matters for its server.
+    Sharing,
+    /// The same, and it listens; nothing that it says keeps it on a server.
+    Listening,
+    /// Anything: it may keep a server for itself.
+    Keeping,
+}
+
+/// Whether the text may make what keeps its client on a server.
+pub fn may_keep(sql: &str) -> bool {
+    ["TEMP", "advisory", "WITH HOLD", "nextval", "setval"].iter().any(|word| sql.contains(word))
+}
+
+/// Something about state that is only in one session. Nothing of it is seen by other clients.
+pub fn state(random: &mut Random, client: usize, role: Role) -> String {
+    let c = client;
+    let channel = random.pick(&["a", "a", "b"]);
+    let listening = match random.below(12) {
+        0..=2 => format!("LISTEN {channel}{c}"),
+        3 => format!("UNLISTEN {channel}{c}"),
+        4 => "UNLISTEN *".into(),
+        5 | 6 => format!("NOTIFY {channel}{c}, '{}'", random.pick(&["one", "two", ""])),
+        7 | 8 => format!("SELECT pg_notify('{channel}{c}', 'by {c}')"),
+        9 => format!("DO $$ BEGIN EXECUTE 'LISTEN {channel}{c}'; NOTIFY a{c}, 'from DO'; END $$"),
+        10 => format!("LISTEN b{c}; NOTIFY a{c}; NOTIFY b{c}; SELECT 1 / {}", random.below(3)),
+        _ => "SELECT pg_listening_channels() ORDER BY 1".into(),
+    };
+    if role == Role::Listening || random.chance(25) {
+        return listening;
+    }
+    let table = random.pick(&["mine", "mine", "other"]);
+    let key = random.below(3);
+    match random.below(33) {
+        0..=2 => format!("CREATE TEMP TABLE {table} (n int)"),
+        3 => format!("CREATE TEMP TABLE IF NOT EXISTS {table} AS SELECT {c} AS n"),
+        4 => format!("CREATE TEMP TABLE {table} (n int) ON COMMIT DROP"),
+        5 => format!("CREATE TEMP TABLE {table} (n int) ON COMMIT DELETE ROWS"),
+        6 | 7 => format!("INSERT INTO {table} VALUES ({key})"),
+        8 | 9 => format!("SELECT count(*), sum(n) FROM {table}"),
+        10 => format!("DROP TABLE {table}"),
+        11 => format!("DROP TABLE IF EXISTS {table}; SELECT 1 / {}", random.below(3)),
+        12 => "DISCARD TEMP".into(),
+        13 | 14 => format!("SELECT pg_advisory_lock({c}, {key})"),
+        15 => format!("SELECT pg_try_advisory_lock_shared({c}, {key})"),
+        16 | 17 => format!("SELECT pg_advisory_unlock({c}, {key})"),
+        18 => format!("SELECT pg_advisory_xact_lock({c}, {key})"),
+        19 => "SELECT pg_advisory_unlock_all()".into(),
+        20 => "SELECT classid, objid, mode FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid() ORDER BY 1, 2, 3".into(),
+        21 | 22 => format!("DECLARE held{key} CURSOR WITH HOLD FOR SELECT id, v FROM c{c} ORDER BY id, v, n"),
+        23 | 24 => format!("FETCH 2 FROM held{key}"),
+        25 => format!("CLOSE held{key}"),
+        26 => "SELECT name, is_holdable FROM pg_cursors WHERE name LIKE 'held%' ORDER BY 1".into(),
+        27 | 28 => format!("SELECT nextval('q{c}')"),
+        29 => format!("SELECT setval('q{c}', 40 + {key})"),
+        30 => format!("SELECT currval('q{c}')"),
+        31 => "SELECT lastval()".into(),
+        _ => "DISCARD SEQUENCES".into(),
+    }
+}
+
 /// A statement for the extended protocol.
 #[derive(Debug, Clone)]
 pub struct Prepared {
@@ -77,7 +140,7 @@ pub fn restore(client: usize) -> String {
 }
 
 /// A statement to prepare, rarely a faulty one.
-pub fn prepared(random: &mut Random, client: usize) -> Prepared {
+pub fn prepared(random: &mut Random, client: usize, role: Role) -> Prepared {
     use Kind::{Number, Text};
     let c = client;
     if is_about(Topic::Ddl) && random.chance(20) {
@@ -122,7 +185,7 @@ pub fn prepared(random: &mut Random, client: usize) -> Prepared {
             (format!("SHOW {}", random.pick(&names)), vec![])
         }
         20 => ("SELECT current_setting('TimeZone'), current_setting('application_name')".into(), vec![]),
-        21 => (setting(random, client), vec![]),
+        21 => (setting(random, client, role), vec![]),
         22 => ("BEGIN".into(), vec![]),
         23 => ("COMMIT".into(), vec![]),
         24 => ("ROLLBACK".into(), vec![]),
@@ -140,6 +203,7 @@ pub fn prepared(random: &mut Random, client: usize) -> Prepared {
         36 => (format!("SELECT repeat('{c}', 20000)"), vec![]),
         37 => ("FETCH 2 FROM kept".into(), vec![]),
         38 => (format!("SELECT {}", random.below(30)), vec![]),
+        39 if role == Role::Listening => (format!("SELECT {c}"), vec![]),
         39 => (format!("SELECT nextval('q{c}')"), vec![]),
         _ => (format!("VALUES ({c}, 'a'), (2, $1)"), vec![Text]),
     };
@@ -147,7 +211,7 @@ pub fn prepared(random: &mut Random, client: usize) -> Prepared {
 }
 
 /// A Query that is no COPY FROM.
-pub fn query(random: &mut Random, client: usize) -> String {
+pub fn query(random: &mut Random, client: usize, role: Role) -> String {
     let c = client;
     if is_about(Topic::Ddl) && random.chance(20) {
         return match random.below(8) {
@@ -205,8 +269,9 @@ pub fn query(random: &mut Random, client: usize) -> String {
         31 => {
             format!("BEGIN; CREATE TEMP TABLE t ON COMMIT DROP AS SELECT {c} AS n; SELECT n FROM t; COMMIT")
         }
+        32 if role == Role::Listening => format!("SELECT {c}"),
         32 => format!("SELECT nextval('q{c}')"),
-        _ => setting(random, client),
+        _ => setting(random, client, role),
     }
 }
 
@@ -240,7 +305,7 @@ pub fn transaction(random: &mut Random, in_transaction: bool) -> String {
 }
 
 /// A change of a setting, reported by PostgreSQL or not.
-pub fn setting(random: &mut Random, client: usize) -> String {
+pub fn setting(random: &mut Random, client: usize, role: Role) -> String {
     let name: &[(&str, &[&str])] = &[
         ("DateStyle", &["ISO, MDY", "ISO, DMY", "German", "SQL, DMY", "Postgres, MDY", "nonsense"]),
         ("TimeZone", &["UTC", "Asia/Tokyo", "America/New_York", "+03", "Nowhere/Land"]),
@@ -251,7 +316,11 @@ pub fn setting(random: &mut Random, client: usize) -> String {
         ("search_path", &["public", "pg_catalog, public", "\"$user\", public"]),
         ("statement_timeout", &["1h", "0", "77min"]),
     ];
-    let (name, values) = *random.pick(name);
+    let (mut name, mut values) = *random.pick(name);
+    if role == Role::Listening && name == "client_encoding" {
+        // Who reads another encoding than UTF-8 keeps its server while it listens.
+        (name, values) = ("work_mem", &["7MB"]);
+    }
     let value = random.pick(values).replace('\'', "''");
     match random.below(12) {
         0 => format!("RESET {name}"),

@@ -256,7 +256,7 @@ fn a_client_knows_its_own_notifications_by_its_own_process_id() {
                 wait_free(&valet);
             }
         }
-        let backend = other.value("SELECT pg_backend_pid()").parse().expect("a process id");
+        let backend = other.value("SELECT pg_backend_pid()").parse::<i32>().expect("a process id");
         runs(&mut other, "NOTIFY news_5, 'of another'");
         let (pid, _, payload) = next(&mut one);
         assert_eq!(payload, "of another");

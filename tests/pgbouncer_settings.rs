@@ -330,3 +330,25 @@ fn statistics_are_logged_at_the_end_of_each_period() {
     });
     assert_eq!(quiet.count_log(&["stats: "]), 0);
 }
+
+#[test]
+fn names_of_servers_are_looked_up_again_and_servers_stay_that_are_where_they_lead() {
+    let cluster = Cluster::shared();
+    let valet = trusting(cluster)
+        .setting("dns_max_ttl = \"50ms\"")
+        .database_on("named", "localhost", cluster.port(), &["dbname = \"app\""])
+        .start();
+    let mut client = valet.login(&Role::Trust.login().database("named"));
+    let server = client.value("SELECT pg_backend_pid()");
+    let mut console = console(&valet);
+    eventually("the name to be known", || {
+        let hosts = console.rows("SHOW DNS_HOSTS");
+        let addresses = hosts.first().and_then(|row| row[2].clone()).unwrap_or_default();
+        addresses.contains("127.0.0.1").then_some(())
+    });
+    assert_eq!(console.rows("SHOW DNS_HOSTS")[0][0].as_deref(), Some("localhost"));
+    assert_eq!(cell(&mut console, "LISTS", "dns_names", "items"), "1");
+    // Three lookups are enough to miss an address twice.
+    client.query("SELECT pg_sleep(0.4)");
+    assert_eq!(client.value("SELECT pg_backend_pid()"), server);
+}

@@ -18,7 +18,7 @@ use crate::client::door::Door;
 use crate::error::{Error, Kind};
 use crate::exchange::Exchange;
 use crate::net::tls::expiry::Expiry;
-use crate::pool::Registry;
+use crate::pool::{Names, Registry};
 use crate::protocol::ErrorMessage;
 use averages::Averages;
 use bytes::BytesMut;
@@ -65,6 +65,7 @@ pub struct Admin {
     census: Arc<Census>,
     door: Arc<Door>,
     exchange: Arc<Exchange>,
+    names: Arc<Names>,
     control: Box<dyn Control>,
     averages: Averages,
     sessions: AtomicU32,
@@ -161,6 +162,7 @@ impl Admin {
         census: Arc<Census>,
         door: Arc<Door>,
         exchange: Arc<Exchange>,
+        names: Arc<Names>,
         control: Box<dyn Control>,
     ) -> Admin {
         Admin {
@@ -168,6 +170,7 @@ impl Admin {
             census,
             door,
             exchange,
+            names,
             control,
             averages: Averages::default(),
             sessions: AtomicU32::new(0),

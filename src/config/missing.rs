@@ -13,7 +13,8 @@ pub(super) enum Missing {
     Told(&'static str),
 }
 
-const DNS: &str = "has no meaning here: names are resolved by the system at each connect";
+const DNS: &str =
+    "has no meaning here: names are resolved by the system, at each connect and every dns_max_ttl";
 
 /// Settings of `[pgbouncer]` that pgvalet lacks: name, the values that ask for nothing (with commas between them), why.
 #[rustfmt::skip] // a table
@@ -22,7 +23,6 @@ const GENERAL: &[(&str, &str, &str)] = &[
     ("service_name", "pgbouncer", "has no meaning here: syslog_ident names the program in syslog"),
     ("peer_id", "0", "not supported yet: cancel requests are not passed on to other processes"),
     ("resolv_conf", "", DNS),
-    ("dns_max_ttl", "15", DNS),
     ("dns_nxdomain_ttl", "15", DNS),
     ("dns_zone_check_period", "0", DNS),
     ("track_extra_parameters", "IntervalStyle", "has no meaning here: every setting of a session follows its client"),

@@ -220,6 +220,8 @@ pub struct General {
     pub server_connect_timeout: Option<Duration>,
     /// First pause after a failed connect; doubles up to 16 times itself.
     pub server_login_retry: Duration,
+    /// How often the names of servers are looked up again; `None`: never.
+    pub dns_max_ttl: Option<Duration>,
     /// End session-pooled clients between transactions whose server is to be replaced.
     pub server_fast_close: bool,
 

@@ -269,6 +269,8 @@ pub(super) static GENERAL: &[Setting<General>] = &[
         "Time that connecting and logging in to a server may take; 0: no limit."),
     setting!(server_login_retry: Pause = r#""1s""# / r#""15s""#, reload,
         "Pause after a failed connect; it doubles with each further failure, up to 16 times this."),
+    setting!(dns_max_ttl: TimeLimit = r#""15s""#, reload,
+        "How often the names of servers are looked up again. A server at an address that its name had in none of two lookups is replaced as soon as it is free; 0: never."),
     setting!(server_fast_close: Flag = "false", reload,
         "Under session pooling, end a client between two transactions if its server is to be replaced (`RECONNECT`, a changed configuration), instead of waiting until it leaves."),
 
@@ -428,6 +430,7 @@ fn blank() -> General {
         server_idle_timeout: None,
         server_connect_timeout: None,
         server_login_retry: Duration::ZERO,
+        dns_max_ttl: None,
         server_fast_close: false,
         application_name_add_host: false,
         ignore_startup_parameters: Vec::new(),

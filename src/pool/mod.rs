@@ -15,6 +15,7 @@ pub mod keeper;
 pub mod lease;
 pub mod line;
 pub mod member;
+pub mod names;
 pub mod orders;
 pub mod pinned;
 pub mod registry;
@@ -25,6 +26,7 @@ pub mod sweep;
 pub use lease::{Lease, Pooled};
 pub use line::{CheckoutError, Seat};
 pub use member::Member;
+pub use names::Names;
 pub use pinned::Pinned;
 pub use registry::{Registry, Shards};
 pub use roster::{Duty, Roster};
@@ -278,7 +280,7 @@ impl Pool {
     #[must_use]
     pub fn has_outdated(&self) -> bool {
         let (mut found, generation) = (false, self.generation());
-        self.roster.for_each(|entry| found |= entry.generation != generation || self.is_retired());
+        self.roster.for_each(|entry| found |= entry.generation() != generation || self.is_retired());
         found
     }
 
@@ -321,7 +323,7 @@ impl Pool {
     /// Whether a server of it is to be closed as soon as it is free.
     #[must_use]
     pub fn is_outdated(&self, entry: &roster::Entry) -> bool {
-        entry.generation != self.generation()
+        entry.generation() != self.generation()
     }
 
     /// Takes a place for one more server, beyond the pool's size by up to `extra`.

@@ -57,7 +57,7 @@ pub struct Entry {
     /// What it called itself then.
     pub application_name: Box<str>,
     /// Of which generation of the pool's servers it is.
-    pub generation: u32,
+    generation: AtomicU32,
     /// Cancel requests on their way to it.
     cancels: Arc<CancelGate>,
     duty: AtomicU8,
@@ -120,6 +120,19 @@ impl Entry {
         self.prepared.load(Ordering::Relaxed)
     }
 
+    /// Of which generation of the pool's servers it is.
+    #[inline]
+    #[must_use]
+    pub fn generation(&self) -> u32 {
+        self.generation.load(Ordering::Relaxed)
+    }
+
+    /// Has it replaced as soon as it is free.
+    pub fn outdate(&self) {
+        // No pool lives to see this generation.
+        self.generation.store(u32::MAX, Ordering::Relaxed);
+    }
+
     /// Cancel requests on their way to it.
     #[must_use]
     pub fn cancels(&self) -> u32 {
@@ -140,7 +153,7 @@ impl Enrolled {
             pid: server.key.pid,
             connected_at: SystemTime::now(),
             application_name: String::from_utf8_lossy(application_name).into(),
-            generation,
+            generation: AtomicU32::new(generation),
             cancels: server.cancels.clone(),
             duty: AtomicU8::new(2),
             client: AtomicU32::new(0),
@@ -179,7 +192,7 @@ impl Enrolled {
     /// Whether the pool wants servers younger than this one.
     #[inline]
     pub(crate) fn is_outdated(&self) -> bool {
-        self.entry.generation != self.pool.generation()
+        self.entry.generation() != self.pool.generation()
     }
 }
 

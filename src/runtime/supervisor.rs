@@ -14,7 +14,7 @@ use crate::exchange::Exchange;
 use crate::identity::Identities;
 use crate::net::tls::current::Current;
 use crate::net::tls::files::Unusable;
-use crate::pool::{PoolKey, Registry};
+use crate::pool::{Names, PoolKey, Registry, names};
 use crate::routing;
 use crate::runtime::daemon::{self, PidFile};
 use crate::runtime::worker::{self, Command, Handle, Seed};
@@ -294,9 +294,12 @@ fn start(path: PathBuf, config: Arc<Config>, requests: UnboundedSender<Request>)
         .map_err(|error| format!("cannot start the thread that listens for clients: {error}"))?;
     let exchange = Arc::new(exchange);
     let census = Arc::new(Census::default());
+    let names = Arc::new(Names::default());
+    tokio::task::spawn_local(names::watch(names.clone(), registry.clone()));
     let door = Arc::new(Door::new(door_limits(&config)));
     let control = Box::new(control);
-    let admin = Admin::new(registry.clone(), census.clone(), door.clone(), exchange.clone(), control);
+    let admin =
+        Admin::new(registry.clone(), census.clone(), door.clone(), exchange.clone(), names.clone(), control);
     let admin = Arc::new(admin);
     let process = Arc::new(Process {
         keys,

@@ -111,7 +111,7 @@ shows! {
     Config "config" Some(objects::CONFIG);
     /// Memory.
     Mem "mem" Some(objects::MEM);
-    /// Names that were resolved: the system does it, nothing is kept.
+    /// Names of servers, and what they stand for.
     DnsHosts "dns_hosts" Some(&[("hostname", Text), ("ttl", Int8), ("addrs", Text)]);
     /// Zones of names: none is kept.
     DnsZones "dns_zones" Some(&[("zonename", Text), ("serial", Int8), ("count", Int4)]);
@@ -209,7 +209,8 @@ impl Admin {
             Show::Listeners => self.listeners(),
             Show::Version => vec![vec![concat!("pgvalet ", env!("CARGO_PKG_VERSION")).into()]],
             Show::State => self.state(),
-            Show::Peers | Show::PeerPools | Show::DnsHosts | Show::DnsZones => Vec::new(),
+            Show::DnsHosts => self.dns_hosts(),
+            Show::Peers | Show::PeerPools | Show::DnsZones => Vec::new(),
         }
     }
 }

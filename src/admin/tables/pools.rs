@@ -6,8 +6,10 @@ use crate::config::{Database, Host, LoadBalance, PoolMode, resolve};
 use crate::pool::{Duty, Pool};
 use Type::{Int4, Text};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 pub(super) const POOLS: &[Column] = &[
     ("database", Text),
@@ -233,12 +235,20 @@ impl Admin {
             ("login_clients", connections.saturating_sub(clients).into()),
             ("free_servers", 0u32.into()),
             ("used_servers", servers.into()),
-            ("dns_names", 0u32.into()),
+            ("dns_names", self.names.known().len().into()),
             ("dns_zones", 0u32.into()),
             ("dns_queries", 0u32.into()),
             ("dns_pending", 0u32.into()),
         ];
         counts.into_iter().map(|(name, count)| vec![name.into(), count]).collect()
+    }
+
+    pub(super) fn dns_hosts(&self) -> Vec<Row> {
+        let row = |(name, left, addresses): (String, Duration, Vec<IpAddr>)| {
+            let addresses: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
+            vec![name.into(), left.as_secs().into(), addresses.join(",").into()]
+        };
+        self.names.known().into_iter().map(row).collect()
     }
 
     pub(super) fn state(&self) -> Vec<Row> {

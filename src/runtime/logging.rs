@@ -129,6 +129,7 @@ impl Write for Line<'_> {
 
 /// The system's log, as `syslog(3)` speaks to it; it adds the time itself.
 struct SystemLog {
+    place: PathBuf,
     facility: u8,
     name: String,
     socket: Mutex<Option<UnixDatagram>>,
@@ -142,6 +143,7 @@ struct Entry<'a> {
 impl SystemLog {
     fn new(syslog: &Syslog) -> SystemLog {
         SystemLog {
+            place: SYSLOG.into(),
             facility: syslog.facility as u8,
             name: format!("{}[{}]", syslog.ident, std::process::id()),
             socket: Mutex::default(),
@@ -156,17 +158,17 @@ impl SystemLog {
             return;
         }
         // It may have been started again, or not be there.
-        *socket = connected().ok();
+        *socket = connected(&self.place).ok();
         if let Some(socket) = &*socket {
             let _ = socket.send(message.as_bytes());
         }
     }
 }
 
-fn connected() -> io::Result<UnixDatagram> {
+fn connected(place: &Path) -> io::Result<UnixDatagram> {
     let socket = UnixDatagram::unbound()?;
     socket.set_nonblocking(true)?;
-    socket.connect(SYSLOG)?;
+    socket.connect(place)?;
     Ok(socket)
 }
 
@@ -200,5 +202,41 @@ fn severity(level: Level) -> u8 {
         Level::WARN => 4,
         Level::INFO => 6,
         _ => 7,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Facility;
+
+    #[test]
+    fn the_systems_log_gets_what_syslog_sends_and_is_found_again_when_it_was_started_anew() {
+        let home = tempfile::tempdir().unwrap();
+        let place = home.path().join("log");
+        let settings = Syslog { on: true, ident: "pooler".into(), facility: Facility::Local1 };
+        let log = SystemLog { place: place.clone(), ..SystemLog::new(&settings) };
+        // Nobody is there: nothing happens.
+        log.send(severity(Level::INFO), b"lost\n");
+        for (level, text, priority) in [(Level::INFO, "one", 17 * 8 + 6), (Level::ERROR, "two", 17 * 8 + 3)] {
+            let _ = std::fs::remove_file(&place);
+            let listener = UnixDatagram::bind(&place).unwrap();
+            log.send(severity(level), format!("{text}\n").as_bytes());
+            let mut got = [0; 100];
+            let length = listener.recv(&mut got).unwrap();
+            let expected = format!("<{priority}>pooler[{}]: {text}", std::process::id());
+            assert_eq!(String::from_utf8_lossy(&got[..length]), expected);
+        }
+    }
+
+    #[test]
+    fn more_is_logged_than_the_level_says_where_it_is_asked_for() {
+        let log = |level: &str, verbose| Log { level: level.into(), verbose, ..Log::default() };
+        let most = |log: &Log, verbose| {
+            filter(log, Asked { quiet: false, verbose }).max_level_hint().map(|level| level.to_string())
+        };
+        assert_eq!(most(&log("warn", 0), 0).as_deref(), Some("warn"));
+        assert_eq!(most(&log("warn", 1), 0).as_deref(), Some("debug"));
+        assert_eq!(most(&log("info", 1), 2).as_deref(), Some("trace"));
     }
 }

@@ -1,9 +1,16 @@
-//! What watches pgbouncer watches pgvalet: Debian's check_postgres, and the queries of pgbouncer_exporter.
+//! What watches pgbouncer watches pgvalet: Debian's check_postgres, and the queries of pgbouncer_exporter. And what pgvalet
+//! says to Prometheus is as Prometheus wants it.
 
 mod support;
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
 use support::backend::rows;
-use support::cluster::Cluster;
+use support::cluster::{Cluster, Role};
+use support::pgvalet::Pgvalet;
 use support::poolers::{Pooler, Program};
 use support::programs::program;
 use support::wire::{Client, Login};
@@ -152,4 +159,49 @@ fn the_exporter_finds_numbers_where_it_expects_them() {
         assert!(config.contains(&(name.into(), value.into())), "{name}");
     }
     assert_eq!(console.rows("SHOW VERSION;").len(), 1);
+}
+
+fn promtool() -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut places: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    places.push(Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache"));
+    let found = places.into_iter().map(|place| place.join("promtool")).find(|file| file.is_file());
+    found.expect("no promtool found: apt-get install prometheus, or run tests/run.sh")
+}
+
+/// Runs promtool with something on its standard input; what it says must be nothing bad.
+fn check(arguments: &[&str], input: &str) {
+    let mut child = Command::new(promtool())
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("promtool runs");
+    child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("it reads");
+    let output = child.wait_with_output().expect("it ends");
+    let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    assert!(output.status.success(), "{said:?}");
+}
+
+#[test]
+fn promtool_finds_nothing_wrong_with_the_metrics_and_the_alerts() {
+    let valet = Pgvalet::in_front_of(Cluster::shared())
+        .setting("auth_type = \"trust\"")
+        .setting("metrics_listen = \"127.0.0.1:0\"")
+        .start();
+    let mut client = valet.client(Role::Trust);
+    client.query("SELECT 1");
+    client.query("SELECT 1/0");
+    let line = valet.wait_log(&["metrics are served"]);
+    let address = line.split("address=").nth(1).expect("an address").trim_matches('"');
+    let mut stream = TcpStream::connect(address).expect("metrics are served");
+    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").expect("a request");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    let metrics = answer.split_once("\r\n\r\n").expect("a body").1;
+    assert!(metrics.contains("pgvalet_errors_total"), "{metrics}");
+    check(&["check", "metrics"], metrics);
+    let alerts = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/monitoring/alerts.yml");
+    check(&["check", "rules", alerts.to_str().expect("text")], "");
 }

@@ -98,6 +98,17 @@ find_other_versions() {
     done
 }
 
+# promtool, which judges the names of metrics and the rules in examples/, comes in a package with a service that nobody
+# wants here: it is unpacked beside the tests.
+fetch_promtool() {
+    command -v promtool >/dev/null || [ -x .cache/promtool ] || (
+        unpacked=$(mktemp -d) && cd "$unpacked" && apt-get download -qq prometheus >/dev/null 2>&1 &&
+            dpkg-deb -x ./*.deb . && mkdir -p "$OLDPWD/.cache" && cp usr/bin/promtool "$OLDPWD/.cache/"
+        rm -rf "$unpacked"
+    ) || true
+    command -v promtool >/dev/null || [ -x .cache/promtool ] || note "no promtool: a test of metrics will say so"
+}
+
 # Licences, sources and bans can be judged offline; advisories where their database can be fetched.
 check_dependencies() {
     cargo deny --log-level error check bans licenses sources
@@ -116,6 +127,7 @@ test_version() {
 }
 
 install_what_is_missing
+fetch_promtool
 main_bin=${PGVALET_PG_BIN:-$(installed_pg_bin)}
 step 'PostgreSQL versions' find_other_versions
 echo "   $("$main_bin/postgres" --version), in full; of the others: ${others[*]:-none}"

@@ -3,12 +3,11 @@
 use crate::admin::command::Shutdown;
 use crate::admin::{Admin, Control, Pending, http};
 use crate::auth::keys::KeyCache;
-use crate::auth::mock::MockSecret;
 use crate::client::census::Census;
 use crate::client::context::{CancelRequest, CancelRoute, Process, Report};
 use crate::client::door::{self, Door};
 use crate::client::surroundings::HostNames;
-use crate::config::{self, Change, Config, General, Secret};
+use crate::config::{self, Change, Config, General};
 use crate::directory::Directory;
 use crate::exchange::Exchange;
 use crate::identity::Identities;
@@ -22,7 +21,6 @@ use crate::runtime::{ahead, expiry, limits, listener, logging, reload};
 use crate::server::open::Means;
 use crate::server::turns::Turns;
 use sd_notify::NotifyState;
-use sha2::{Digest, Sha256};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -306,7 +304,7 @@ fn start(path: PathBuf, config: Arc<Config>, requests: UnboundedSender<Request>)
         means,
         directory,
         exchange,
-        mock: mock_secret(&config),
+        mock: ahead::mock_secret(&config),
         identities: Identities::default(),
         host_names: HostNames::default(),
         client_tls,
@@ -586,31 +584,6 @@ fn stop(running: Running) {
 fn door_limits(config: &Config) -> door::Limits {
     let General { max_client_logins, max_failed_logins, max_client_conn, .. } = config.general;
     door::Limits { logins: max_client_logins, failures: max_failed_logins, clients: max_client_conn }
-}
-
-/// The secret behind mock authentication. It comes from the users' secrets, so that an unknown user is shown the same
-/// salt after a restart, as a known one is; nobody outside can guess it.
-fn mock_secret(config: &Config) -> MockSecret {
-    let mut hash = Sha256::new();
-    hash.update(b"pgvalet mock authentication");
-    let mut any = false;
-    for user in config.users.values() {
-        hash.update(user.name.as_bytes());
-        any |= user.secret.is_some();
-        match &user.secret {
-            Some(Secret::Plain(password)) => hash.update(password.as_str().as_bytes()),
-            Some(Secret::Md5(digest)) => hash.update(digest.0),
-            Some(Secret::Scram(verifier)) => hash.update(verifier.stored_key),
-            None => {}
-        }
-    }
-    if !any {
-        let mut random = [0; 32];
-        // Without users there is nothing to tell apart.
-        let _ = getrandom::fill(&mut random);
-        hash.update(random);
-    }
-    MockSecret::new(hash.finalize().into())
 }
 
 fn notify(state: &[NotifyState<'_>]) {

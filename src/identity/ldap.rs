@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
-use super::Aside;
+use super::aside::Aside;
 use crate::config::hba::Ldap;
 use crate::config::hba::ldap::{self, USER, Way};
 use crate::config::secret::Password;

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::aside::Aside;
+use super::fetch;
 use super::jwk::{Keys, Rejected};
-use super::{Aside, fetch};
 use crate::config::hba::OAuth;
 use crate::config::hba::oauth::KeySource;
 

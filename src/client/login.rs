@@ -85,7 +85,11 @@ pub async fn serve(context: Rc<Context>, stream: Stream, peer: Address, ticket: 
     if let Some((slot, mut relay)) = opened {
         let _registered = Registered { context: context.clone(), slot };
         // A task has one waker all its life.
-        poll_fn(|cx| Poll::Ready(relay.cell.listen(cx))).await;
+        poll_fn(|cx| {
+            relay.cell.listen(cx);
+            Poll::Ready(())
+        })
+        .await;
         // The relay bounds its turns itself.
         let end = tokio::task::unconstrained(poll_fn(|cx| relay.poll(cx))).await;
         relay.finish(&end);

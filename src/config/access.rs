@@ -301,7 +301,8 @@ pub(super) fn check_socket(draft: &mut Draft) {
         );
         draft.warning(&place, "unix_socket_dir", message);
     }
-    let is_open = draft.general.unix_socket_mode & 0o002 != 0;
+    // Who comes with an ini has it the same way from pgbouncer.
+    let is_open = !draft.ini && draft.general.unix_socket_mode & 0o002 != 0;
     if is_open && matches!(draft.general.auth_type, AuthType::Trust | AuthType::Any) {
         let place = draft.place(&["unix_socket_mode", "auth_type"]);
         let message = r#"with this auth_type every user of this machine gets in; write unix_socket_mode = "0770" and a unix_socket_group, or another auth_type"#;

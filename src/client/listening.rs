@@ -29,6 +29,9 @@ const MAX_CHANNELS: usize = 1000;
 const CHUNK: usize = 64 << 10;
 /// How long an answer waits for the client's own notifications.
 const HOLD: Duration = Duration::from_secs(1);
+/// How long the listener has to see the marker. It never will if it is not connected to the client's server at all, but to
+/// another host of the database.
+const SIGHT: Duration = Duration::from_secs(5);
 /// The client's own notifications that are remembered while they are on their way.
 const MAX_OWN: usize = 1000;
 
@@ -39,7 +42,9 @@ const CHANGES_CHANNELS: Footprint = Footprint::LISTEN.union(Footprint::EVERYTHIN
 #[derive(Debug)]
 pub(super) struct Listening {
     subscription: Subscription,
-    /// Channels that the listener brings.
+    /// What the client listens to.
+    channels: BTreeSet<Arc<str>>,
+    /// Of these, what the listener brings.
     live: BTreeSet<Arc<str>>,
     handover: Handover,
     /// What the client itself has notified, as its server has shown it, in order.
@@ -65,7 +70,17 @@ enum Handover {
     /// The listener was asked for these.
     Asked(Vec<Arc<str>>),
     /// It listens, and the server was told to set a marker.
-    Marking { channels: Vec<Arc<str>>, marker: Arc<str>, token: String, is_set: bool },
+    Marking {
+        channels: Vec<Arc<str>>,
+        marker: Arc<str>,
+        token: String,
+        /// Whether the server has shown it.
+        is_set: bool,
+        /// What the server has shown behind it: the listener's, if it sees the marker too.
+        behind: Vec<Notification>,
+        /// Until when it has to.
+        until: Instant,
+    },
     /// The server would not set one.
     Failed,
 }
@@ -103,6 +118,7 @@ impl Relay {
             );
             self.listening = Some(Box::new(Listening {
                 subscription,
+                channels: BTreeSet::new(),
                 live: BTreeSet::new(),
                 handover: Handover::None,
                 own: VecDeque::new(),
@@ -111,10 +127,15 @@ impl Relay {
         }
         let Some(listening) = &mut self.listening else { return };
         listening.live.retain(|name| found.contains(name));
-        let here: Vec<Arc<str>> = found.difference(&listening.live).cloned().collect();
-        listening.handover = if here.is_empty() { Handover::None } else { Handover::Asked(here) };
         let limit = self.shard.with_policy(|policy| policy.notification_buffer);
         listening.subscription.want(&found, &self.shard.pool, limit);
+        listening.channels = found;
+        if let Handover::Marking { channels, .. } = &mut listening.handover {
+            // First that comes to its end.
+            channels.retain(|name| listening.channels.contains(name));
+        } else {
+            listening.plan_handover();
+        }
     }
 
     /// Whether what a shared listener hears is what the client would: channels and payloads come in UTF-8.
@@ -338,9 +359,14 @@ impl Relay {
     /// Who listens for the client, as things stand. The server is free.
     pub(super) fn ears(&mut self) -> Ears {
         let Some(listening) = &mut self.listening else { return Ears::Own };
-        if let Handover::Marking { channels, is_set: true, .. } = &mut listening.handover {
-            listening.live.extend(std::mem::take(channels));
-            listening.handover = Handover::None;
+        if let Handover::Marking { channels, is_set: true, until, .. } = &mut listening.handover {
+            if !listening.subscription.is_expecting() {
+                listening.live.extend(std::mem::take(channels));
+                listening.plan_handover();
+            } else if *until <= Instant::now() {
+                self.marker_failed();
+                return Ears::Own;
+            }
         }
         match &listening.handover {
             Handover::None => Ears::Shared,
@@ -362,15 +388,37 @@ impl Relay {
         let channels = std::mem::take(channels);
         let token = listening.subscription.expect(channels.clone());
         let question = format!("LISTEN {0};NOTIFY {0}, '{token}'", quote(&marker, true));
-        listening.handover = Handover::Marking { channels, marker, token, is_set: false };
+        let until = Instant::now() + SIGHT;
+        listening.handover =
+            Handover::Marking { channels, marker, token, is_set: false, behind: Vec::new(), until };
+        let cell = self.cell.clone();
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(SIGHT).await;
+            cell.summon();
+        });
         self.ask_for_marker(question);
     }
 
-    /// The server would not set the marker.
+    /// The marker is no channel of the client's: the server stops to listen to it once it has shown it.
+    pub(super) fn forget_marker(&mut self) {
+        let Some(listening) = &self.listening else { return };
+        let (Handover::Marking { marker, .. }, Some(lease)) = (&listening.handover, &mut self.lease) else {
+            return;
+        };
+        let sql = format!("UNLISTEN {}", quote(marker, true));
+        frontend::query(self.to_server.insert(&mut self.from_client), &sql);
+        lease.owed.push(Owed::Channels);
+    }
+
+    /// The server would not set the marker, or the listener does not see it.
     pub(super) fn marker_failed(&mut self) {
         if let Some(listening) = &mut self.listening
-            && let Handover::Marking { .. } = &listening.handover
+            && let Handover::Marking { behind, .. } = &mut listening.handover
         {
+            let behind = std::mem::take(behind);
+            // The listener will not bring them.
+            listening.own.retain(|own| !matches!(own, Own::Expected(expected) if behind.contains(expected)));
+            listening.subscription.expect_nothing();
             tracing::warn!(
                 peer = %self.cell.peer(),
                 database = &*self.cell.database,
@@ -378,16 +426,15 @@ impl Relay {
                 "listening could not be moved to the shared listener: the client keeps its server"
             );
             listening.handover = Handover::Failed;
+            for notification in behind {
+                self.tell(&notification, self.told_from(&notification));
+            }
         }
     }
 
     /// Whether the client's server listens to something that nobody else does.
     pub(super) fn listens_here(&self) -> bool {
-        self.listening.as_ref().is_some_and(|listening| match &listening.handover {
-            Handover::Marking { is_set, .. } => !is_set,
-            Handover::None => false,
-            Handover::Asked(_) | Handover::Failed => true,
-        })
+        self.listening.as_ref().is_some_and(|listening| !matches!(listening.handover, Handover::None))
     }
 }
 
@@ -395,16 +442,23 @@ impl Listening {
     /// Whether a notification of the client's server is not to be told now: it is the marker, or the listener brings it, or
     /// it comes behind one that the listener has yet to bring. What the client has notified itself is remembered.
     fn is_told_elsewhere(&mut self, pid: i32, channel: &[u8], payload: &[u8], is_own: bool) -> bool {
-        if let Handover::Marking { channels, marker, token, is_set } = &mut self.handover {
+        let notification = || Notification { pid, channel: channel.into(), payload: payload.into() };
+        if let Handover::Marking { channels, marker, token, is_set, behind, until } = &mut self.handover {
             if channel == marker.as_bytes() {
                 *is_set |= payload == token.as_bytes();
                 return true;
             }
             if *is_set && channels.iter().any(|name| name.as_bytes() == channel) {
+                behind.push(notification());
+                if is_own {
+                    self.own.push_back(Own::Expected(notification()));
+                }
+                if behind.len() > MAX_OWN {
+                    *until = Instant::now();
+                }
                 return true;
             }
         }
-        let notification = || Notification { pid, channel: channel.into(), payload: payload.into() };
         if !has(&self.live, channel) {
             let is_behind = !self.own.is_empty();
             if is_behind {
@@ -418,9 +472,15 @@ impl Listening {
         true
     }
 
+    /// What only the server listens to is to go over.
+    fn plan_handover(&mut self) {
+        let here: Vec<Arc<str>> = self.channels.difference(&self.live).cloned().collect();
+        self.handover = if here.is_empty() { Handover::None } else { Handover::Asked(here) };
+    }
+
     /// Whether the listener was asked for something.
     fn is_waiting(&self) -> bool {
-        matches!(self.handover, Handover::Asked(_))
+        matches!(self.handover, Handover::Asked(_) | Handover::Marking { .. })
     }
 }
 

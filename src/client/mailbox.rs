@@ -171,6 +171,16 @@ impl Subscription {
         format!("{} {token}", self.mailbox.subscriber)
     }
 
+    /// Whether a marker has not come yet.
+    pub(super) fn is_expecting(&self) -> bool {
+        self.mailbox.inner.borrow().expected.is_some()
+    }
+
+    /// Nothing becomes live by a marker that was expected.
+    pub(super) fn expect_nothing(&self) {
+        self.mailbox.inner.borrow_mut().expected = None;
+    }
+
     /// Makes live at once what waits for its marker: it will not come.
     pub(super) fn expect_no_more(&self) {
         let mut inner = self.mailbox.inner.borrow_mut();
@@ -271,6 +281,8 @@ impl Mailbox {
         let mut inner = self.inner.borrow_mut();
         if let Some((_, channels)) = inner.expected.take_if(|(expected, _)| *expected == token) {
             inner.live.extend(channels);
+            drop(inner);
+            self.cell.summon();
         }
     }
 }

@@ -144,6 +144,9 @@ impl Relay {
     fn ask(&mut self, survey: Survey) {
         frontend::query(self.to_server.insert(&mut self.from_client), &survey.question);
         self.owe(Owed::Survey);
+        if survey.aim == Aim::Marker {
+            self.forget_marker();
+        }
         self.survey = Some(Box::new(survey));
     }
 

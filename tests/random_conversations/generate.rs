@@ -450,7 +450,8 @@ impl Speaker {
             for _ in 0..random.below(3) {
                 out.push_back(Message::CopyData("more\t1\n".into()));
             }
-            if random.chance(20) {
+            // What comes behind that Sync is an error too, unless the server has come to the bad row by then.
+            if self.role == Role::Sharing && random.chance(20) {
                 out.push_back(Message::Sync);
                 return true;
             }

@@ -320,3 +320,24 @@ test('settings of the connection hold in every transaction', () =>
     for (let i = 0; i < 20; i++)
       assert.equal((await client.query("SELECT '2024-01-01 00:00+00'::timestamptz::text AS t")).rows[0].t, '2023-12-31 19:00:00-05')
   }))
+
+test('a client that listens hears others and itself', () =>
+  withClient({}, async (client) => {
+    const heard = []
+    let wake = () => {}
+    client.on('notification', ({ channel, payload, processId }) => {
+      heard.push({ channel, payload, isOwn: processId === client.processID })
+      wake()
+    })
+    const count = async (wanted) => {
+      while (heard.length < wanted) await new Promise((resolve) => (wake = resolve))
+    }
+    await client.query('LISTEN node_news')
+    for (let number = 0; number < 20; number++) await direct(`NOTIFY node_news, '${number}'`)
+    await count(20)
+    assert.deepEqual(heard, Array.from({ length: 20 }, (_, n) => ({ channel: 'node_news', payload: `${n}`, isOwn: false })))
+    await client.query("BEGIN; NOTIFY node_news, 'never'; ROLLBACK")
+    await client.query("NOTIFY node_news, 'own'")
+    await count(21)
+    assert.deepEqual(heard[20], { channel: 'node_news', payload: 'own', isOwn: true })
+  }))

@@ -222,3 +222,23 @@ def test_what_a_connection_asks_for_at_its_start_holds_in_every_transaction():
         await other.close()
 
     asyncio.run(scenario())
+
+
+@pytest.mark.smoke
+@asynchronous
+async def test_listeners_are_called_with_what_is_notified(connection, direct):
+    heard = asyncio.Queue()
+    await connection.add_listener("asyncpg_news", lambda *notified: heard.put_nowait(notified[1:]))
+    pid = direct.info.backend_pid
+    for number in range(20):
+        direct.execute("SELECT pg_notify('asyncpg_news', %s)", [str(number)])
+    for number in range(20):
+        assert await asyncio.wait_for(heard.get(), 10) == (pid, "asyncpg_news", str(number))
+    async with connection.transaction():
+        await connection.execute("NOTIFY asyncpg_news, 'own'")
+        assert heard.empty()
+    assert await asyncio.wait_for(heard.get(), 10) == (connection.get_server_pid(), "asyncpg_news", "own")
+    await connection.reset()
+    direct.execute("NOTIFY asyncpg_news, 'nobody hears'")
+    assert await connection.fetchval("SELECT 1") == 1
+    assert heard.empty()

@@ -355,3 +355,22 @@ def test_a_function_with_cursors_and_portals_of_the_simple_protocol(connection):
     connection.commit()
     with pytest.raises(errors.InvalidCursorName):
         connection.execute("FETCH 1 FROM c")
+
+
+@pytest.mark.smoke
+def test_notifications_reach_whoever_listens_without_a_server_of_its_own(autocommit, direct):
+    autocommit.execute("LISTEN psycopg_news")
+    direct.execute("NOTIFY psycopg_news, 'from another'")
+    (first,) = autocommit.notifies(timeout=10, stop_after=1)
+    assert (first.channel, first.payload) == ("psycopg_news", "from another")
+    assert first.pid == direct.info.backend_pid
+    # Its own it knows by its process id, and has them with the answer.
+    autocommit.execute("NOTIFY psycopg_news, 'own'")
+    (own,) = autocommit.notifies(timeout=10, stop_after=1)
+    assert (own.payload, own.pid) == ("own", autocommit.info.backend_pid)
+    for number in range(50):
+        direct.execute("SELECT pg_notify('psycopg_news', %s)", [str(number)])
+    assert [each.payload for each in autocommit.notifies(timeout=10, stop_after=50)] == [str(n) for n in range(50)]
+    autocommit.execute("UNLISTEN psycopg_news")
+    direct.execute("NOTIFY psycopg_news, 'nobody hears'")
+    assert list(autocommit.notifies(timeout=0.2)) == []

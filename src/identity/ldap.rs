@@ -193,7 +193,7 @@ mod tests {
     fn a_users_name_stays_a_name() {
         assert_eq!(simple_name("uid=", ",dc=x", "bob").as_deref(), Some("uid=bob,dc=x"));
         let odd = simple_name("uid=", ",dc=x", "bob,ou=admins").unwrap();
-        assert_eq!(odd, "uid=bob\\2cou=admins,dc=x");
+        assert_eq!(odd, "uid=bob\\2cou\\3dadmins,dc=x");
         assert_eq!(simple_name("", "@example.net", "bob").as_deref(), Some("bob@example.net"));
         assert_eq!(simple_name("EXAMPLE\\", "", "bob").as_deref(), Some("EXAMPLE\\bob"));
         for odd in ["bob@other", "a\\b", "bob,ou=admins", "x\0"] {

@@ -12,6 +12,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::{self, Config};
 use crate::net::tls::current::Source;
+use crate::runtime::upgrade::taker::Takeover;
 use crate::runtime::{self, Launch, daemon, logging};
 
 /// A transaction-level connection pooler for PostgreSQL.
@@ -30,6 +31,9 @@ struct Arguments {
     /// Configuration file, TOML or pgbouncer.ini: run with it
     #[arg(required = true, value_name = "CONFIG")]
     config: Option<PathBuf>,
+    /// Take over from the process at standard input, which has started this one (UPGRADE on the admin console)
+    #[arg(long, hide = true)]
+    takeover: bool,
     #[command(flatten)]
     flags: Flags,
 }
@@ -98,6 +102,7 @@ fn run_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match (arguments.command, arguments.config) {
         (Some(Command::Check { config }), _) => check(&config),
         (Some(Command::Convert { ini }), _) => convert(&ini),
+        (None, Some(path)) if arguments.takeover => take_over(path, &arguments.flags),
         (None, Some(path)) => match load(&path) {
             Ok(config) => start(path, config, arguments.flags),
             Err(code) => code,
@@ -120,8 +125,31 @@ fn start(path: PathBuf, config: Config, flags: Flags) -> ExitCode {
         eprintln!("{}: {lacks}: not set, but --daemon needs it", path.display());
         return ExitCode::FAILURE;
     }
+    run_server(path, config, &flags, None)
+}
+
+fn run_server(path: PathBuf, config: Config, flags: &Flags, takeover: Option<Takeover>) -> ExitCode {
     let log = logging::Asked { quiet: flags.quiet, verbose: flags.verbose.into() };
-    runtime::run(path, config, Launch { log, user: flags.user })
+    runtime::run(path, config, Launch { log, user: flags.user.clone() }, takeover)
+}
+
+/// Runs in the place of another process, which goes on if this one cannot.
+fn take_over(path: PathBuf, flags: &Flags) -> ExitCode {
+    let takeover = match Takeover::begin() {
+        Ok(takeover) => takeover,
+        Err(reason) => {
+            eprintln!("{reason}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match config::load(&path) {
+        Ok(config) => run_server(path, config, flags, Some(takeover)),
+        Err(problems) => {
+            eprintln!("{problems}");
+            takeover.fail(&problems.to_string());
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// Loads the configuration, or prints what is wrong with it.

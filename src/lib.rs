@@ -12,7 +12,8 @@
 //!
 //! Arrows point down only; `config`, `error`, `metrics` and `moment` serve all.
 //!
-//! - [`runtime`]: the process: workers, listeners, signals, reload, shutdown.
+//! - [`runtime`]: the process: workers, listeners, signals, reload, upgrade, shutdown. [`handover`]: what two processes say to
+//!   each other while one takes the other's place; its messages are plain data, filled by those whose it is.
 //! - [`admin`]: the admin console, metrics and health over HTTP. [`client`]: logins, sessions, the relay.
 //! - [`routing`]: from database and user to a pool. [`directory`]: users that `auth_query` finds. [`identity`]: others
 //!   who know users.
@@ -33,6 +34,7 @@ pub mod config;
 pub mod directory;
 pub mod error;
 pub mod exchange;
+pub mod handover;
 pub mod identity;
 pub mod metrics;
 pub mod moment;

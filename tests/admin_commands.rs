@@ -192,6 +192,27 @@ fn a_pause_that_waits_is_taken_back_by_a_cancel_request_and_by_resume() {
 }
 
 #[test]
+fn a_pause_that_somebody_else_gave_is_not_taken_back_by_a_cancel_request() {
+    let cluster = Cluster::start();
+    let valet = trusting(&cluster).start();
+    let mut holder = valet.client(Role::Trust);
+    order(&mut holder, "BEGIN");
+    let (mut first, mut second) = (console(&valet), console(&valet));
+    first.send(&frontend::query("PAUSE app"));
+    valet.wait_log(&["given on the admin console", "Pause"]);
+    second.send(&frontend::query("PAUSE app"));
+    eventually("the second pause", || {
+        (valet.count_log(&["given on the admin console", "Pause"]) == 2).then_some(())
+    });
+    second.cancel().send().expect("a cancel request is taken");
+    assert_eq!(first_error(&second.until_ready()).as_deref(), Some("57014"));
+    order(&mut holder, "COMMIT");
+    let answer = first.until_ready();
+    assert_eq!(answer[0].command().as_deref(), Some("PAUSE"), "the first pause holds: {answer:?}");
+    order(&mut second, "RESUME app");
+}
+
+#[test]
 fn a_disabled_database_keeps_its_clients_and_takes_no_new_ones() {
     let cluster = Cluster::start();
     let valet = trusting(&cluster).start();
@@ -398,6 +419,44 @@ fn a_shutdown_ends_at_once_or_waits_for_clients_as_it_is_told() {
     assert_eq!(second.value("SELECT 'served'"), "served");
     assert_eq!(valet.exit_status(), None);
     second.terminate();
+    assert_eq!(valet.wait_exit().code(), Some(0));
+}
+
+#[test]
+fn told_twice_to_wait_for_clients_it_goes_on_waiting() {
+    let cluster = Cluster::start();
+    let valet = trusting(&cluster).start();
+    let mut client = valet.client(Role::Trust);
+    order(&mut client, "BEGIN");
+    let mut console = console(&valet);
+    order(&mut console, "SHUTDOWN WAIT_FOR_CLIENTS");
+    valet.wait_log(&["waiting for all clients to leave"]);
+    order(&mut console, "SHUTDOWN WAIT_FOR_CLIENTS");
+    // What is asked next is dealt with after that.
+    order(&mut console, "SET query_timeout = 5");
+    assert_eq!(client.value("SELECT 'still here'"), "still here");
+    order(&mut client, "COMMIT");
+    client.terminate();
+    assert_eq!(valet.wait_exit().code(), Some(0));
+}
+
+#[test]
+fn what_is_asked_while_transactions_end_is_answered_and_shutdown_ends_at_once() {
+    let cluster = Cluster::start();
+    let valet = trusting(&cluster).setting("shutdown_timeout = 0").start();
+    let mut client = valet.client(Role::Trust);
+    order(&mut client, "BEGIN");
+    let (mut console, mut other) = (console(&valet), console(&valet));
+    order(&mut console, "SHUTDOWN WAIT_FOR_SERVERS");
+    valet.wait_log(&["transactions may finish"]);
+    for command in ["RELOAD", "SET query_timeout = 5"] {
+        let text = format!("{:?}", other.query(command));
+        assert!(text.contains("pgvalet is shutting down"), "{text}");
+    }
+    order(&mut console, "SHUTDOWN WAIT_FOR_SERVERS");
+    assert!(refusal(&mut other, "RELOAD").contains("shutting down"));
+    assert_eq!(client.value("SELECT 'still here'"), "still here");
+    order(&mut other, "SHUTDOWN");
     assert_eq!(valet.wait_exit().code(), Some(0));
 }
 

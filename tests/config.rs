@@ -544,13 +544,16 @@ fn the_documentation_lists_every_setting_as_it_is() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
     let text = fs::read_to_string(path).unwrap();
     let general = settings::general().map(|about| general_row(&about));
-    let own = settings::database().chain(settings::user()).chain(settings::name());
+    let own = settings::database().chain(settings::user()).chain(settings::name()).chain(settings::peer());
     let own = own.map(|about| own_row(&about));
     let missing: Vec<String> =
         general.chain(own).filter(|row| !text.lines().any(|line| line == row)).collect();
     assert!(missing.is_empty(), "docs/configuration.md lacks or misstates:\n{}", missing.join("\n"));
     let rows = text.lines().filter(|line| line.starts_with("| `")).count();
-    let own = settings::database().count() + settings::user().count() + settings::name().count();
+    let own = settings::database().count()
+        + settings::user().count()
+        + settings::name().count()
+        + settings::peer().count();
     let settings = settings::general().count() + own;
     assert_eq!(rows, settings, "docs/configuration.md has rows of settings that are gone");
 }

@@ -3,6 +3,7 @@
 mod support;
 
 use std::fs;
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::Path;
@@ -436,4 +437,60 @@ fn a_stale_socket_file_is_replaced_and_a_live_one_is_not() {
     valet.sigterm();
     valet.wait_exit();
     assert!(!path.exists());
+}
+
+#[test]
+fn sockets_that_systemd_opened_are_listened_on_in_place_of_those_of_the_configuration() {
+    let home = tempfile::tempdir().expect("a temporary directory");
+    let tcp = TcpListener::bind("127.0.0.1:0").expect("a socket");
+    let port = tcp.local_addr().expect("an address").port();
+    let path = home.path().join(format!(".s.PGSQL.{port}"));
+    let unix = UnixListener::bind(&path).expect("a socket");
+    let kept = unix.try_clone().expect("a descriptor");
+    // Who connects before pgvalet is there waits.
+    let early = std::net::TcpStream::connect(("127.0.0.1", port)).expect("systemd listens");
+    let valet = trusting(Cluster::shared()).socket(tcp).socket(unix).start();
+    let listening = [Endpoint::Tcp(([127, 0, 0, 1], port).into()), Endpoint::Unix(path.clone())];
+    assert_eq!(valet.listening().len(), 2, "{:?}", valet.listening());
+    for endpoint in &listening {
+        assert!(valet.listening().contains(endpoint));
+        let mut client = Client::login(endpoint, &Role::Trust.login()).expect("a login");
+        assert_eq!(client.value("SELECT 1"), "1");
+    }
+    early.set_read_timeout(Some(support::DEADLINE)).expect("a deadline");
+    let stream = support::stream::Stream::Tcp(early);
+    let mut early = Client::login_over(stream, &listening[0], &Role::Trust.login()).expect("a login");
+    assert_eq!(early.value("SELECT 1"), "1");
+    early.terminate();
+    valet.sigterm();
+    assert_eq!(valet.wait_exit().code(), Some(0));
+    // The sockets are systemd's: they are there for the next process.
+    assert!(path.exists());
+    let waiting = Client::connect(&listening[1]);
+    assert!(waiting.is_ok() && kept.accept().is_ok());
+}
+
+#[test]
+fn what_systemd_passes_must_be_sockets() {
+    let file = fs::File::open("/dev/null").expect("a file");
+    let failure = trusting(Cluster::shared()).socket(file).try_start().expect_err("it does not start");
+    assert_eq!(failure.status.code(), Some(1));
+    assert!(format!("{:?}", failure.log).contains("systemd passed what is no stream socket"), "{failure:?}");
+}
+
+#[test]
+fn processes_share_a_port_by_so_reuseport() {
+    let shared = || trusting(Cluster::shared()).setting("so_reuseport = true");
+    let first = shared().start();
+    let Endpoint::Tcp(address) = first.tcp() else { panic!("it listens on TCP") };
+    let port = format!("listen_port = {}", address.port());
+    let second = shared().setting(&port).start();
+    let logins = |valet: &Pgvalet| valet.count_log(&["client logged in"]);
+    eventually("both to have clients", || {
+        assert_eq!(first.client(Role::Trust).value("SELECT 1"), "1");
+        (logins(&first) > 0 && logins(&second) > 0).then_some(())
+    });
+    // Without it the port is taken.
+    let failure = trusting(Cluster::shared()).setting(&port).try_start().expect_err("the port is taken");
+    assert!(format!("{:?}", failure.log).contains("the port is taken"), "{failure:?}");
 }

@@ -8,6 +8,8 @@ mod caps;
 mod connects;
 #[path = "pooling/fixture.rs"]
 mod fixture;
+#[path = "pooling/forgotten.rs"]
+mod forgotten;
 #[path = "pooling/keys.rs"]
 mod keys;
 #[path = "pooling/lifetimes.rs"]

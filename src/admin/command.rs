@@ -62,6 +62,8 @@ pub enum Command {
     Reconnect(Option<String>),
     /// Waits until servers that are to be closed have been.
     WaitClose(Option<String>),
+    /// Has a new process take this one's place.
+    Upgrade,
     /// Ends the process.
     Shutdown(Shutdown),
 }
@@ -192,6 +194,7 @@ fn command(words: &[Word]) -> Option<Command> {
         ("kill_client", _) => Command::KillClient(name()?.and_then(|id| id.parse().ok()).unwrap_or_default()),
         ("reconnect", _) => Command::Reconnect(name()?),
         ("wait_close", _) => Command::WaitClose(name()?),
+        ("upgrade", []) => Command::Upgrade,
         ("shutdown", []) => Command::Shutdown(Shutdown::Now),
         ("shutdown", ["wait_for_servers"]) => Command::Shutdown(Shutdown::WaitForServers),
         ("shutdown", ["wait_for_clients"]) => Command::Shutdown(Shutdown::WaitForClients),

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 use tokio::runtime::Builder;
+use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
@@ -40,18 +41,30 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(listener)
 }
 
-/// Serves on `listener` until the process ends.
+/// Serves on `listener` until what is returned is dropped.
 ///
 /// # Errors
 /// The system's, if it gives no thread.
-pub fn start(listener: TcpListener, admin: Arc<Admin>) -> io::Result<()> {
+pub fn start(listener: TcpListener, admin: Arc<Admin>) -> io::Result<Serving> {
+    let (serving, mut stopped) = oneshot::channel();
     let runtime = Builder::new_current_thread().enable_all().build()?;
     thread::Builder::new().name("http".into()).spawn(move || {
-        if let Err(error) = runtime.block_on(serve(listener, admin)) {
-            tracing::error!(%error, "metrics are not served any more");
-        }
+        runtime.block_on(async {
+            tokio::select! {
+                outcome = serve(listener, admin) => if let Err(error) = outcome {
+                    tracing::error!(%error, "metrics are not served any more");
+                },
+                _ = &mut stopped => {}
+            }
+        });
     })?;
-    Ok(())
+    Ok(Serving { _stop: serving })
+}
+
+/// Metrics are served for as long as this lasts.
+#[derive(Debug)]
+pub struct Serving {
+    _stop: oneshot::Sender<()>,
 }
 
 async fn serve(listener: TcpListener, admin: Arc<Admin>) -> io::Result<()> {

@@ -15,6 +15,7 @@ pub mod tables;
 use crate::client::census::Census;
 use crate::client::context::{Console, ConsoleSession, Report};
 use crate::client::door::Door;
+use crate::client::peers::PeerPools;
 use crate::error::{Error, Kind};
 use crate::exchange::Exchange;
 use crate::net::tls::expiry::Expiry;
@@ -44,6 +45,8 @@ pub trait Control: Send + Sync + std::fmt::Debug {
     fn reload(&self) -> Pending<'_, Result<(), String>>;
     /// Changes a setting; a word about it, or what is wrong with it.
     fn set<'a>(&'a self, key: &'a str, value: &'a str) -> Pending<'a, Result<Option<String>, String>>;
+    /// Has a new process take this one's place; why it did not.
+    fn upgrade(&self) -> Pending<'_, Result<(), String>>;
     /// Begins to shut down.
     fn shut_down(&self, how: Shutdown);
     /// Clients of each worker.
@@ -63,6 +66,7 @@ pub trait Control: Send + Sync + std::fmt::Debug {
 pub struct Admin {
     registry: Arc<Registry>,
     census: Arc<Census>,
+    peers: Arc<PeerPools>,
     door: Arc<Door>,
     exchange: Arc<Exchange>,
     names: Arc<Names>,
@@ -160,6 +164,7 @@ impl Admin {
     pub fn new(
         registry: Arc<Registry>,
         census: Arc<Census>,
+        peers: Arc<PeerPools>,
         door: Arc<Door>,
         exchange: Arc<Exchange>,
         names: Arc<Names>,
@@ -168,6 +173,7 @@ impl Admin {
         Admin {
             registry,
             census,
+            peers,
             door,
             exchange,
             names,
@@ -180,9 +186,9 @@ impl Admin {
         }
     }
 
-    /// Takes note that the process shuts down.
-    pub fn set_draining(&self) {
-        self.draining.store(true, Ordering::Relaxed);
+    /// Takes note that the process shuts down, or goes on after all.
+    pub fn set_draining(&self, draining: bool) {
+        self.draining.store(draining, Ordering::Relaxed);
     }
 
     /// Takes note of when the certificates in force expire.
@@ -218,7 +224,6 @@ impl Admin {
                 self.control.reload().await.map_err(|problems| Error::new(Kind::Configuration, problems))?;
                 Ok(Answer::tag("RELOAD"))
             }
-            Command::Pause(database) => self.pause(database.as_deref()).await,
             Command::Resume(database) => self.resume(database.as_deref()).await,
             Command::Disable(database) => self.set_disabled(database, true),
             Command::Enable(database) => self.set_disabled(database, false),
@@ -244,7 +249,17 @@ impl Admin {
                 }
                 Ok(Answer::tag("WAIT_CLOSE"))
             }
-            // Done by the session when the answer has been sent.
+            Command::Upgrade => {
+                self.control.upgrade().await.map_err(|reason| {
+                    Error::new(
+                        Kind::WrongState,
+                        format!("the upgrade failed, this process goes on: {reason}"),
+                    )
+                })?;
+                Ok(Answer::tag("UPGRADE"))
+            }
+            // Both are the session's: the one can be canceled, the other is done when the answer has been sent.
+            Command::Pause(_) => Ok(Answer::tag("PAUSE")),
             Command::Shutdown(_) => Ok(Answer::tag("SHUTDOWN")),
         }
     }
@@ -261,12 +276,19 @@ impl Admin {
         })
     }
 
-    /// Pauses, and waits until every server has been closed.
-    async fn pause(&self, database: Option<&str>) -> Result<Answer, Error> {
+    /// Pauses. Whether it was not paused before: then whoever asked may take it back.
+    fn begin_pause(&self, database: Option<&str>) -> Result<bool, Error> {
         self.check_database(database, "pause")?;
-        if self.registry.is_all_paused() || !self.registry.pause(database) && database.is_none() {
-            return Err(Error::new(Kind::WrongState, "already paused"));
+        let already = || Error::new(Kind::WrongState, "already paused");
+        if self.registry.is_all_paused() {
+            return Err(already());
         }
+        let is_new = self.registry.pause(database);
+        if !is_new && database.is_none() { Err(already()) } else { Ok(is_new) }
+    }
+
+    /// Waits until every server of what was paused has been closed.
+    async fn await_pause(&self, database: Option<&str>) -> Result<Answer, Error> {
         self.control.stir().await;
         while !self.registry.is_at_rest(database) {
             let still = match database {

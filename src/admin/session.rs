@@ -392,16 +392,24 @@ impl Session {
             Command::Begin => self.status = TxStatus::InTransaction,
             Command::Commit | Command::Rollback => self.status = TxStatus::Idle,
             Command::Shutdown(how) => self.shutdown = Some(*how),
-            Command::Pause(database) => self.pausing = Some(database.clone()),
             _ => {}
         }
         let outcome = match command {
             // As in PostgreSQL, the end of a failed transaction is a rollback.
             Command::Commit if was == TxStatus::Failed => Ok(Answer::tag("ROLLBACK")),
+            Command::Pause(database) => self.pause(database).await,
             command => self.admin.run(command).await,
         };
         self.pausing = None;
         outcome
+    }
+
+    /// Pauses; to be canceled while it waits, unless somebody else had paused before.
+    async fn pause(&mut self, database: &Option<String>) -> Result<Answer, Error> {
+        if self.admin.begin_pause(database.as_deref())? {
+            self.pausing = Some(database.clone());
+        }
+        self.admin.await_pause(database.as_deref()).await
     }
 }
 

@@ -15,6 +15,8 @@ use lru::LruCache;
 
 use super::keys::ClientKeys;
 use crate::config::{Host, Secret};
+use crate::handover::message::{LearntKeys, LearntSecret, Lessons};
+use serde_bytes::ByteBuf;
 
 /// What is known of how many users.
 const USERS: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
@@ -84,6 +86,74 @@ impl Learnt {
     }
 }
 
+impl Learnt {
+    /// All of it, for another process.
+    #[must_use]
+    pub fn lessons(&self) -> Lessons {
+        let keys = lock(&self.keys)
+            .iter()
+            .rev()
+            .map(|((witness, user), ((salt, iterations), keys))| LearntKeys {
+                witness: witness.clone(),
+                user: user.clone(),
+                salt: ByteBuf::from(&**salt),
+                iterations: *iterations,
+                client_key: keys.client_key,
+                server_key: keys.server_key,
+            })
+            .collect();
+        let text = |secret: &Secret| match secret {
+            Secret::Plain(password) => Some(password.as_str().to_owned()),
+            Secret::Md5(digest) => {
+                let hex: String = digest.0.iter().map(|byte| format!("{byte:02x}")).collect();
+                Some(format!("md5{hex}"))
+            }
+            // It is none that logs in.
+            Secret::Scram(_) => None,
+        };
+        let secrets = lock(&self.secrets)
+            .iter()
+            .rev()
+            .filter_map(|(place, secret)| {
+                Some(LearntSecret {
+                    witness: place.witness.clone(),
+                    hosts: place.hosts.iter().map(host_text).collect(),
+                    port: place.port,
+                    user: place.user.clone(),
+                    secret: text(secret)?,
+                })
+            })
+            .collect();
+        Lessons { keys, secrets }
+    }
+
+    /// Learns what another process had learnt.
+    pub fn learn(&self, lessons: Lessons) {
+        for of in lessons.keys {
+            let keys = ClientKeys::new(of.client_key, of.server_key);
+            self.keep_keys(&of.witness, &of.user, &of.salt, of.iterations, keys);
+        }
+        for of in lessons.secrets {
+            let hosts = of.hosts.into_iter().map(host).collect();
+            if let Ok(secret) = Secret::parse(&of.secret) {
+                let place = Place { witness: of.witness, hosts, port: of.port, user: of.user };
+                self.keep_secret(place, &secret);
+            }
+        }
+    }
+}
+
+fn host_text(host: &Host) -> String {
+    match host {
+        Host::Tcp(name) => name.clone(),
+        Host::Unix(directory) => directory.to_string_lossy().into_owned(),
+    }
+}
+
+fn host(text: String) -> Host {
+    if text.starts_with('/') { Host::Unix(text.into()) } else { Host::Tcp(text) }
+}
+
 impl fmt::Debug for Learnt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Learnt").field("keys", &lock(&self.keys).len()).finish_non_exhaustive()
@@ -113,6 +183,24 @@ mod tests {
         assert!(learnt.keep_keys("w", "a", b"tlas", 4096, other.clone()));
         assert_eq!(learnt.keys("w", "a", b"tlas", 4096), Some(other));
         assert_eq!(learnt.keys("w", "a", b"salt", 4096), None, "another verifier has taken its place");
+    }
+
+    #[test]
+    fn another_process_learns_the_same() {
+        let (one, other) = (Learnt::default(), Learnt::default());
+        let keys = ClientKeys::new([1; 32], [2; 32]);
+        one.keep_keys("w", "a", b"salt", 4096, keys.clone());
+        let hosts = vec![Host::Tcp("h".into()), Host::Unix("/run/x".into())];
+        let place = Place { witness: "w".into(), hosts, port: 1, user: "a".into() };
+        let digest = format!("md5{}", "0f".repeat(16));
+        let secrets = [Secret::parse("hunter2").unwrap(), Secret::parse(&digest).unwrap()];
+        for secret in &secrets {
+            one.keep_secret(place.clone(), secret);
+            other.learn(one.lessons());
+            assert_eq!(other.secret(&place).as_ref(), Some(secret));
+        }
+        assert_eq!(other.keys("w", "a", b"salt", 4096), Some(keys));
+        assert!(!format!("{:?}", one.lessons()).contains("hunter2"));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What a worker knows of each of its clients: enough to find it, judge it by the clock, and speak to it.
 
+use crate::client::cancel_keys::CancelKey;
 use crate::error::Error;
 use crate::metrics::Ended;
 use crate::moment::Moment;
@@ -52,6 +53,10 @@ pub enum Verdict {
     Vanished,
     /// End at the next moment at which the client has no server.
     Drain,
+    /// Go to the process that takes this one's place, at the next moment at which that can be done.
+    Move,
+    /// That process is gone: stay.
+    Stay,
 }
 
 /// Where a client comes from and what it came for.
@@ -121,10 +126,8 @@ pub struct ClientCell {
     pub database: Box<str>,
     /// Its user.
     pub user: Box<str>,
-    /// Process id in its BackendKeyData.
-    pub pid: i32,
-    /// Secret in its BackendKeyData.
-    pub secret: Box<[u8]>,
+    /// What its BackendKeyData says.
+    pub key: CancelKey,
     /// Its place in line.
     pub seat: Rc<Seat>,
     /// What it may do for how long.
@@ -147,20 +150,12 @@ pub struct ClientCell {
 impl ClientCell {
     /// A client that has just logged in.
     #[must_use]
-    pub fn new(
-        database: &str,
-        user: &str,
-        pid: i32,
-        secret: Box<[u8]>,
-        limits: Rc<Limits>,
-        origin: Origin,
-    ) -> ClientCell {
+    pub fn new(database: &str, user: &str, key: CancelKey, limits: Rc<Limits>, origin: Origin) -> ClientCell {
         let now = Moment::now();
         let cell = ClientCell {
             database: database.into(),
             user: user.into(),
-            pid,
-            secret,
+            key,
             seat: Rc::new(Seat::of(next_id())),
             limits: RefCell::default(),
             activity: Cell::new(Activity::Login),
@@ -193,6 +188,12 @@ impl ClientCell {
     #[must_use]
     pub fn query_wait_timeout(&self) -> Option<Duration> {
         self.limits.borrow().query_wait_timeout
+    }
+
+    /// Where it comes from.
+    #[must_use]
+    pub fn origin(&self) -> &Origin {
+        &self.origin
     }
 
     /// Its end of the connection.
@@ -278,11 +279,12 @@ impl ClientCell {
         self.activity.get() == Activity::Waiting && self.seat.has_waited(now, limit)
     }
 
-    /// Tells the task something; the first word stands, but for [`Verdict::Drain`] and [`Verdict::Waits`].
+    /// Tells the task something; the first word stands, but for those that wait for a moment and [`Verdict::Waits`].
     pub fn tell(&self, verdict: Verdict) {
         let mut told = self.verdict.borrow_mut();
+        let waits_for_a_moment = matches!(*told, Some(Verdict::Drain | Verdict::Move | Verdict::Stay));
         if matches!(*told, None | Some(Verdict::Waits))
-            || matches!(*told, Some(Verdict::Drain)) && !matches!(verdict, Verdict::Waits)
+            || waits_for_a_moment && !matches!(verdict, Verdict::Waits)
         {
             *told = Some(verdict);
         }

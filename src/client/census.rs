@@ -50,6 +50,13 @@ impl Census {
         Ok(Counted { census: self.clone(), names: Some((database.into(), user.into())) })
     }
 
+    /// Counts a client in that was let in already, by another process: no limit holds for it. [`Census::leave`] counts it out.
+    pub fn admit(&self, database: &str, user: &str) {
+        let mut counts = self.counts();
+        *counts.databases.entry(database.into()).or_default() += 1;
+        *counts.users.entry(user.into()).or_default() += 1;
+    }
+
     /// Counts a client out whose [`Counted`] was handed over.
     pub fn leave(&self, database: &str, user: &str) {
         let mut counts = self.counts();

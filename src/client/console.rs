@@ -50,14 +50,11 @@ pub(super) async fn serve(
             .hint("Name the user in admin_users or stats_users.")
             .into());
     }
-    let mut secret = vec![0; if startup.minor >= 2 { 32 } else { 4 }];
-    // Without randomness a zero secret would let others cancel.
-    let secret = if getrandom::fill(&mut secret).is_ok() { secret.into() } else { Box::default() };
     let origin = Origin::of(&connection.stream, startup, peer);
     // Nobody is thrown out of the console by the clock.
     let limits = Rc::new(Limits::default());
     let (slot, cell) =
-        context.register(|pid| ClientCell::new(startup.database(), user, pid, secret, limits, origin));
+        context.register(startup.minor, |key| ClientCell::new(startup.database(), user, key, limits, origin));
     let _registered = Registered { context: context.clone(), slot };
 
     let mut out = BytesMut::new();
@@ -75,7 +72,7 @@ pub(super) async fn serve(
     for (name, value) in parameters {
         backend::parameter_status(&mut out, name, value);
     }
-    backend::backend_key_data(&mut out, cell.pid, &cell.secret);
+    backend::backend_key_data(&mut out, cell.key.pid, &cell.key.secret);
     if let Some(text) = &config.general.login_notify_message {
         notice(&mut out, text);
     }

@@ -2,10 +2,14 @@
 
 use crate::auth::keys::KeyCache;
 use crate::auth::mock::MockSecret;
+use crate::client::cancel_keys::{CancelKey, CancelKeys};
 use crate::client::cell::{Activity, ClientCell, ClientInfo, Verdict};
 use crate::client::census::Census;
 use crate::client::door::Door;
 use crate::client::mailbox::Mailroom;
+use crate::client::moving::Arrival;
+use crate::client::peers::PeerPools;
+use crate::client::relay::Leaving;
 use crate::client::surroundings::HostNames;
 use crate::client::turns::Turns;
 use crate::config::Config;
@@ -13,6 +17,7 @@ use crate::config::tls::ClientTls;
 use crate::directory::Directory;
 use crate::error::{Error, Kind};
 use crate::exchange::Exchange;
+use crate::handover::{Link, Migrant};
 use crate::identity::Identities;
 use crate::moment::Moment;
 use crate::net::Buffers;
@@ -60,16 +65,38 @@ pub struct Process {
     pub clients: AtomicU32,
     /// Of these, clients of the admin console.
     pub consoles: AtomicU32,
+    /// Where clients are whose process id does not say it.
+    pub cancel_keys: CancelKeys,
+    /// Cancel requests on their way to other processes.
+    pub peers: Arc<PeerPools>,
     /// Who passes cancel requests to other workers.
     pub cancels: Box<dyn CancelRoute>,
     /// The admin console.
     pub console: Arc<dyn Console>,
 }
 
+impl Process {
+    /// Passes a cancel request, which came by no client's connection, to the worker it concerns.
+    pub fn route_cancel(&self, mut request: CancelRequest) {
+        let worker = self.find(&mut request);
+        self.cancels.pass(worker, request);
+    }
+
+    /// The worker that a cancel request concerns; its place is filled in.
+    fn find(&self, request: &mut CancelRequest) -> usize {
+        if let Some(place) = self.cancel_keys.place(request.pid, &request.secret) {
+            request.place = place;
+        }
+        (request.place as u32 >> CLIENT_BITS) as usize
+    }
+}
+
 /// Passes cancel requests on to the worker whose client they mean.
 pub trait CancelRoute: Send + Sync + std::fmt::Debug {
     /// Sends the request to `worker`; the receiver ends when it has been dealt with.
     fn pass(&self, worker: usize, request: CancelRequest);
+    /// Passes on a request whose client is not in this process, in case another one has it.
+    fn pass_elsewhere(&self, request: CancelRequest);
 }
 
 /// A cancel request from a client's side.
@@ -77,10 +104,25 @@ pub trait CancelRoute: Send + Sync + std::fmt::Debug {
 pub struct CancelRequest {
     /// Process id it names.
     pub pid: i32,
+    /// The place of the client that is meant, as far as is known: as a rule that is what the process id says.
+    pub place: i32,
     /// Secret it shows.
     pub secret: Vec<u8>,
     /// Dropped when the request has been dealt with.
     pub done: oneshot::Sender<()>,
+    /// Who brought it.
+    pub from: Messenger,
+}
+
+/// Who brings a cancel request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Messenger {
+    /// A connection to this process.
+    Client,
+    /// The process that takes this one's place.
+    Successor,
+    /// The process whose place this one takes.
+    Predecessor,
 }
 
 /// The admin console, as those who let clients in see it.
@@ -154,6 +196,8 @@ pub struct Context {
     pub draining: Cell<bool>,
     /// The limits that were looked up last: most clients have the same.
     pub limits: RefCell<Rc<Limits>>,
+    /// Where clients go, while another process takes this one's place.
+    pub successor: RefCell<Option<Arc<Link>>>,
 }
 
 impl Context {
@@ -174,19 +218,49 @@ impl Context {
         last.clone()
     }
 
-    /// Registers a client; the cell is made for the process id it is given.
-    pub fn register(&self, make: impl FnOnce(i32) -> ClientCell) -> (usize, Rc<ClientCell>) {
+    /// Registers a client who speaks minor version `minor` of the protocol; the cell is made for the key it is given.
+    pub fn register(
+        &self,
+        minor: u16,
+        make: impl FnOnce(CancelKey) -> ClientCell,
+    ) -> (usize, Rc<ClientCell>) {
+        let config = self.config();
+        self.register_with(|place| CancelKey::new(&config, minor, place), make)
+    }
+
+    /// The same with a key that is made, for the client's place, by `key`.
+    pub(super) fn register_with(
+        &self,
+        key: impl FnOnce(i32) -> CancelKey,
+        make: impl FnOnce(CancelKey) -> ClientCell,
+    ) -> (usize, Rc<ClientCell>) {
         let mut clients = self.clients.borrow_mut();
         let entry = clients.vacant_entry();
         let slot = entry.key();
-        let cell = Rc::new(make(process_id(self.worker, slot)));
+        let place = process_id(self.worker, slot);
+        let key = key(place);
+        if key.pid != place {
+            self.process.cancel_keys.enter(key.clone(), place);
+        }
+        let cell = Rc::new(make(key));
         entry.insert(cell.clone());
         (slot, cell)
     }
 
+    /// Takes a client out of the list.
+    pub(super) fn deregister(&self, slot: usize) {
+        let Some(cell) = self.clients.borrow_mut().try_remove(slot) else { return };
+        if !ADMIN_DATABASES.contains(&&*cell.database) {
+            self.process.census.leave(&cell.database, &cell.user);
+        }
+        if cell.key.pid != process_id(self.worker, slot) {
+            self.process.cancel_keys.leave(&cell.key);
+        }
+    }
+
     /// Passes a cancel request to the worker it concerns.
-    pub fn route_cancel(&self, request: CancelRequest) {
-        let worker = (request.pid as u32 >> CLIENT_BITS) as usize;
+    pub fn route_cancel(&self, mut request: CancelRequest) {
+        let worker = self.process.find(&mut request);
         if worker == self.worker {
             self.cancel(request);
         } else {
@@ -196,11 +270,15 @@ impl Context {
 
     /// Deals with a cancel request for a client of this worker.
     pub fn cancel(&self, request: CancelRequest) {
-        let slot = (request.pid as u32 & ((1 << CLIENT_BITS) - 1)) as usize;
+        let slot = (request.place as u32 & ((1 << CLIENT_BITS) - 1)) as usize;
         let clients = self.clients.borrow();
-        let Some(cell) = slot.checked_sub(1).and_then(|slot| clients.get(slot)) else { return };
-        if bool::from(subtle::ConstantTimeEq::ct_eq(&cell.secret[..], &request.secret[..])) {
-            cell.request_cancel(request.done);
+        let cell = slot.checked_sub(1).and_then(|slot| clients.get(slot));
+        let is_meant = |cell: &&Rc<ClientCell>| {
+            bool::from(subtle::ConstantTimeEq::ct_eq(&cell.key.secret[..], &request.secret[..]))
+        };
+        match cell.filter(is_meant) {
+            Some(cell) => cell.request_cancel(request.done),
+            None => self.process.cancels.pass_elsewhere(request),
         }
     }
 
@@ -243,6 +321,37 @@ impl Context {
         self.draining.set(true);
         self.process.door.close();
         self.clients.borrow().iter().for_each(|(_, cell)| cell.tell(Verdict::Drain));
+    }
+
+    /// How a client that logs in now leaves.
+    pub(super) fn leaving(&self) -> Leaving {
+        match (self.draining.get(), self.successor.borrow().is_some()) {
+            (true, _) => Leaving::Draining,
+            (false, true) => Leaving::Moving,
+            (false, false) => Leaving::No,
+        }
+    }
+
+    /// Has all clients go to another process, or stay.
+    pub fn move_clients(&self, successor: Option<Arc<Link>>) {
+        let has_one = successor.is_some();
+        *self.successor.borrow_mut() = successor;
+        let verdict = || if has_one { Verdict::Move } else { Verdict::Stay };
+        self.clients.borrow().iter().for_each(|(_, cell)| cell.tell(verdict()));
+    }
+
+    /// Sends a client to the other process; if there is none any more, it goes on here.
+    pub(super) fn send_off(self: &Rc<Self>, migrant: Migrant) {
+        match &*self.successor.borrow() {
+            Some(link) => link.send(migrant),
+            None => self.take_back(migrant),
+        }
+    }
+
+    fn take_back(self: &Rc<Self>, migrant: Migrant) {
+        self.load.fetch_add(1, Ordering::Relaxed);
+        self.process.clients.fetch_add(1, Ordering::Relaxed);
+        tokio::task::spawn_local(super::moving::adopt(self.clone(), migrant, Arrival::Back));
     }
 
     /// Tells all clients of a database, or all clients, that an administrator ends them.

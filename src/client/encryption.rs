@@ -3,8 +3,9 @@
 //! Invariant: nothing that came in the clear counts as having come encrypted.
 
 use crate::client::connection::Connection;
-use crate::client::context::{CancelRequest, Context};
+use crate::client::context::{CancelRequest, Context, Messenger};
 use crate::client::login::{Refusal, too_many_clients};
+use crate::client::peers::{Way, way};
 use crate::error::{Error, Kind};
 use crate::net::Stream;
 use crate::net::stream::Address;
@@ -79,10 +80,8 @@ pub(super) async fn first_packets(
                 return Err(Error::new(Kind::ProtocolViolation, "encryption was requested twice").into());
             }
             First::Packet(Packet::Cancel { pid, secret }) => {
-                let (done, finished) = oneshot::channel();
-                context.route_cancel(CancelRequest { pid, secret, done });
                 // The client sees the end of the connection when the request has been dealt with, as with PostgreSQL.
-                let _ = timeout(CANCEL_LIMIT, finished).await;
+                cancel(context, peer, pid, secret).await;
                 return Err(Refusal::Done);
             }
             First::Packet(Packet::Startup(startup)) => {
@@ -97,6 +96,32 @@ pub(super) async fn first_packets(
                 return Ok(startup);
             }
         }
+    }
+}
+
+/// Has a cancel request dealt with, here or by the peer whose client it means.
+async fn cancel(context: &Rc<Context>, from: &Address, pid: i32, secret: Vec<u8>) {
+    let config = context.config();
+    let outcome = match way(&config, pid, secret) {
+        Way::Here(secret) => {
+            let (done, finished) = oneshot::channel();
+            context.route_cancel(CancelRequest { pid, place: pid, secret, done, from: Messenger::Client });
+            let _ = timeout(CANCEL_LIMIT, finished).await;
+            return;
+        }
+        Way::Nowhere(reason) => Err(reason.to_owned()),
+        Way::Peer(id, secret) => match config.peers.get(&id) {
+            Some(peer) => {
+                let passed = context.process.peers.pass(&config, id, peer, pid, &secret).await;
+                passed.map_err(|error| format!("peer {id} could not be told: {error}"))
+            }
+            None => return,
+        },
+    };
+    if let Err(reason) = outcome
+        && config.general.log.pooler_errors
+    {
+        tracing::warn!(peer = %from, reason, "a cancel request came to nothing");
     }
 }
 

@@ -107,7 +107,7 @@ impl Relay {
             // What it runs does not end by itself.
             Some(Verdict::Drain) if self.is_dedicated => Err(End::Fatal(shutdown())),
             Some(Verdict::Drain) => {
-                if self.leaving == Leaving::No {
+                if matches!(self.leaving, Leaving::No | Leaving::Moving) {
                     self.leaving = Leaving::Draining;
                 }
                 cx.waker().wake_by_ref();
@@ -119,6 +119,16 @@ impl Relay {
                 }
                 Ok(())
             }
+            Some(Verdict::Move) if self.leaving == Leaving::No => {
+                self.leaving = Leaving::Moving;
+                cx.waker().wake_by_ref();
+                Ok(())
+            }
+            Some(Verdict::Stay) if self.leaving == Leaving::Moving => {
+                self.leaving = Leaving::No;
+                Ok(())
+            }
+            Some(Verdict::Move | Verdict::Stay) => Ok(()),
             Some(Verdict::Vanished) => Err(End::Closed),
             Some(Verdict::End(error)) => Err(End::Fatal(error)),
         }
@@ -184,6 +194,10 @@ impl Relay {
             Leaving::HalfClosed if !busy && !in_line => Err(End::Closed),
             Leaving::Draining if !busy && !in_line && (self.lease.is_none() || self.may_leave_session()) => {
                 Err(End::Fatal(shutdown()))
+            }
+            Leaving::Moving if self.can_move() => {
+                self.leave_line();
+                Err(End::Moved)
             }
             _ => Ok(()),
         }

@@ -186,7 +186,7 @@ impl Relay {
         {
             return self.drop_reply(header);
         }
-        let told = told_pid(pid, is_own, self.cell.pid);
+        let told = told_pid(pid, is_own, self.cell.key.pid);
         if told == pid {
             return self.pass_reply(header);
         }
@@ -245,7 +245,7 @@ impl Relay {
             if let Some(at) = at {
                 listening.own.remove(at);
             }
-            self.tell(&notification, told_pid(notification.pid, at.is_some(), self.cell.pid));
+            self.tell(&notification, told_pid(notification.pid, at.is_some(), self.cell.key.pid));
             count += 1;
             while let Some(listening) = &mut self.listening
                 && let Some(Own::Here(_)) = listening.own.front()
@@ -267,7 +267,7 @@ impl Relay {
     /// The process id that the client is told for a notification of its server.
     fn told_from(&self, notification: &Notification) -> i32 {
         let is_own = self.lease.as_ref().is_some_and(|lease| lease.key.pid == notification.pid);
-        told_pid(notification.pid, is_own, self.cell.pid)
+        told_pid(notification.pid, is_own, self.cell.key.pid)
     }
 
     /// Listens to the listener: there is something to tell, or its standing has changed.

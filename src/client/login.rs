@@ -9,7 +9,7 @@ use crate::client::door::{Place, Ticket};
 use crate::client::encryption::first_packets;
 use crate::client::greeting::{notice, startup_settings};
 use crate::client::outgoing::Outgoing;
-use crate::client::relay::{Body, End, Leaving, Relay};
+use crate::client::relay::{Body, End, Relay};
 use crate::client::sql_names::SqlNames;
 use crate::config::Config;
 use crate::error::{Error, Kind};
@@ -82,26 +82,38 @@ pub async fn serve(context: Rc<Context>, stream: Stream, peer: Address, ticket: 
     let mut counted = Counted { context: context.clone(), place: None };
     // Boxed: the login needs much room for a short time, an idle client should not.
     let opened = Box::pin(open(&context, stream, &peer, ticket, &mut counted.place)).await;
-    if let Some((slot, mut relay)) = opened {
-        let _registered = Registered { context: context.clone(), slot };
-        // A task has one waker all its life.
-        poll_fn(|cx| {
-            relay.cell.listen(cx);
-            Poll::Ready(())
-        })
-        .await;
-        // The relay bounds its turns itself.
-        let end = tokio::task::unconstrained(poll_fn(|cx| relay.poll(cx))).await;
-        relay.finish(&end);
-        log_end(&context, &relay.cell, &peer, &end);
+    if let Some((slot, relay)) = opened {
+        live(&context, slot, relay, &peer).await;
     }
 }
 
+/// A session from here to its end.
+pub(super) async fn live(context: &Rc<Context>, slot: usize, mut relay: Box<Relay>, peer: &Address) {
+    let _registered = Registered { context: context.clone(), slot };
+    // A task has one waker all its life.
+    poll_fn(|cx| {
+        relay.cell.listen(cx);
+        Poll::Ready(())
+    })
+    .await;
+    // The relay bounds its turns itself.
+    let end = tokio::task::unconstrained(poll_fn(|cx| relay.poll(cx))).await;
+    if matches!(end, End::Moved) {
+        match relay.emigrate() {
+            Ok(migrant) => context.send_off(migrant),
+            Err(error) => log_end(context, &relay.cell, peer, &End::Io(error)),
+        }
+        return;
+    }
+    relay.finish(&end);
+    log_end(context, &relay.cell, peer, &end);
+}
+
 /// Counts the client out when it has gone; the acceptor counted it in.
-struct Counted {
-    context: Rc<Context>,
+pub(super) struct Counted {
+    pub(super) context: Rc<Context>,
     /// Among those who have logged in.
-    place: Option<Place>,
+    pub(super) place: Option<Place>,
 }
 
 impl Drop for Counted {
@@ -134,10 +146,7 @@ pub(super) struct Registered {
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        let cell = self.context.clients.borrow_mut().try_remove(self.slot);
-        if let Some(cell) = cell.filter(|cell| !ADMIN_DATABASES.contains(&&*cell.database)) {
-            self.context.process.census.leave(&cell.database, &cell.user);
-        }
+        self.context.deregister(self.slot);
     }
 }
 
@@ -154,6 +163,7 @@ fn log_end(context: &Context, cell: &ClientCell, peer: &Address, end: &End) {
             tracing::info!(%peer, database, user, reason = "client closed the connection", "client left")
         }
         End::Io(error) => tracing::info!(%peer, database, user, reason = %error, "client left"),
+        End::Moved => {}
         End::Fatal(error) => tracing::warn!(%peer, database, user, reason = %error, "client ended"),
     }
 }
@@ -434,66 +444,86 @@ impl Session {
         let origin = Origin::of(&connection.stream, &self.startup, peer);
         let Connection { stream, buffer: from_client, held, .. } = connection;
         let limits = context.limits(&self.database, &self.user);
-        let is_dedicated = self.lease.is_some();
-        let mut secret = vec![0; if self.startup.minor >= 2 { 32 } else { 4 }];
-        // Without randomness no client could be told from another; a zero secret only means that cancel does not work.
-        let usable = getrandom::fill(&mut secret).is_ok();
-        let (slot, cell) = context.register(|pid| {
-            let secret = if usable { secret.into() } else { Box::default() };
-            ClientCell::new(&self.database, &self.user, pid, secret, limits, origin)
+        let (slot, cell) = context.register(self.startup.minor, |key| {
+            ClientCell::new(&self.database, &self.user, key, limits, origin)
         });
         self.enrolled.hand_over();
         cell.set_activity(Activity::Idle, Moment::now());
-        let mut relay = Box::new(Relay {
-            context: context.clone(),
-            stream,
-            shard: self.shard.into(),
-            lease: self.lease,
-            is_dedicated,
-            from_client,
-            to_server: Outgoing::default(),
-            request: Body::None,
-            from_server: Buffer::default(),
-            to_client: Outgoing::default(),
-            reply: Body::None,
-            statements: Statements::default(),
-            startup: self.settings.clone(),
-            settings: self.settings,
-            startup_reported: self.reported.clone(),
-            resetting: None,
-            bound_resets: None,
-            reading: None,
-            told: self.reported,
-            footprint: Footprint::NOTHING,
-            left: Footprint::NOTHING,
-            survey: None,
-            is_surveyed: false,
-            is_unused: false,
-            custom: Vec::new(),
-            pinned: None,
-            listening: None,
-            is_holding: false,
-            asks_currval: false,
-            confirming: None,
-            unnamed_here: false,
-            unsafe_encoding: true,
-            undone_names: Vec::new(),
-            sql_names: SqlNames::default(),
-            spoiled: false,
-            discarding: false,
-            asked_for_replies: false,
-            skip_to_sync: false,
-            leaving: if context.draining.get() { Leaving::Draining } else { Leaving::No },
-            lost: None,
-            client_dry: false,
-            server_dry: false,
-            full_reads: (0, 0),
-            cell,
-        });
-        relay.note_encoding();
+        let mut relay =
+            session(context, cell, stream, self.shard, self.lease, from_client, self.settings, self.reported);
         relay.greet(&held);
         (slot, relay)
     }
+}
+
+/// A session in which nothing has happened yet.
+#[expect(clippy::too_many_arguments, reason = "each is a part of the session, and no two belong together")]
+pub(super) fn session(
+    context: &Rc<Context>,
+    cell: Rc<ClientCell>,
+    stream: Stream,
+    shard: Rc<Shard>,
+    lease: Option<Lease>,
+    from_client: Buffer,
+    settings: Arc<Settings>,
+    reported: Arc<Reported>,
+) -> Box<Relay> {
+    let mut relay = Box::new(Relay {
+        context: context.clone(),
+        stream,
+        shard: shard.into(),
+        is_dedicated: lease.is_some(),
+        lease,
+        from_client,
+        to_server: Outgoing::default(),
+        request: Body::None,
+        from_server: Buffer::default(),
+        to_client: Outgoing::default(),
+        reply: Body::None,
+        statements: Statements::default(),
+        startup: settings.clone(),
+        settings,
+        startup_reported: reported.clone(),
+        resetting: None,
+        bound_resets: None,
+        reading: None,
+        told: reported,
+        footprint: Footprint::NOTHING,
+        left: Footprint::NOTHING,
+        survey: None,
+        is_surveyed: false,
+        is_unused: false,
+        custom: Vec::new(),
+        pinned: None,
+        listening: None,
+        is_holding: false,
+        asks_currval: false,
+        confirming: None,
+        unnamed_here: false,
+        unsafe_encoding: true,
+        undone_names: Vec::new(),
+        sql_names: SqlNames::default(),
+        spoiled: false,
+        discarding: false,
+        asked_for_replies: false,
+        skip_to_sync: false,
+        leaving: context.leaving(),
+        lost: None,
+        client_dry: false,
+        server_dry: false,
+        full_reads: (0, 0),
+        cell,
+    });
+    relay.note_encoding();
+    relay
+}
+
+/// Tells a client that was taken over that its database is no more.
+pub(super) async fn say_gone(mut stream: Stream, database: &str) {
+    let text = format!("database \"{database}\" was removed from the configuration");
+    let mut out = BytesMut::new();
+    Error::new(Kind::UnknownDatabase, text).write(&mut out, "FATAL");
+    let _ = timeout(Duration::from_secs(1), stream.write_all(&out)).await;
 }
 
 impl Relay {
@@ -506,7 +536,7 @@ impl Relay {
         for (name, value) in told.iter() {
             backend::parameter_status(out, &String::from_utf8_lossy(name), &String::from_utf8_lossy(value));
         }
-        backend::backend_key_data(out, self.cell.pid, &self.cell.secret);
+        backend::backend_key_data(out, self.cell.key.pid, &self.cell.key.secret);
         if let Some(text) = &self.context.config.borrow().general.login_notify_message {
             notice(out, text);
         }

@@ -6,6 +6,7 @@
 
 mod authentication;
 mod bearer;
+pub mod cancel_keys;
 pub mod cell;
 pub mod census;
 mod connection;
@@ -21,8 +22,10 @@ mod greeting;
 mod listening;
 mod login;
 pub mod mailbox;
+pub mod moving;
 mod naming;
 mod outgoing;
+pub mod peers;
 mod relay;
 mod replication;
 mod resets;
@@ -35,3 +38,4 @@ mod upstream;
 pub use cell::{ClientCell, ClientInfo, Verdict};
 pub use context::Context;
 pub use login::serve;
+pub use moving::{Arrival, adopt};

@@ -56,6 +56,8 @@ pub(super) enum End {
     Io(io::Error),
     /// pgvalet ends it, with a last word.
     Fatal(Error),
+    /// It goes to another process.
+    Moved,
 }
 
 impl From<FrameError> for End {
@@ -85,6 +87,8 @@ pub(super) enum Leaving {
     HalfClosed,
     /// pgvalet shuts down: the session ends when it has no server.
     Draining,
+    /// Another process takes over: the client goes there when it has no server.
+    Moving,
 }
 
 /// A transaction whose server was lost.

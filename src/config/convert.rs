@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::draft::{Draft, bare};
 use super::problem::{Place, Problem, Problems};
-use super::settings::{self, DATABASE, GENERAL, Setting, USER};
+use super::settings::{self, DATABASE, GENERAL, PEER, Setting, USER};
 use super::{Config, PasswordSource, file, read_draft, resolve};
 
 /// Reads the configuration `path` and gives the TOML that means the same, with a comment for what it says.
@@ -77,6 +77,9 @@ fn written(draft: &Draft, warnings: &[String]) -> String {
     }
     for (name, entry) in &draft.users {
         section(&mut text, "users", name, USER, entry);
+    }
+    for (id, entry) in &draft.peers {
+        section(&mut text, "peers", id, PEER, entry);
     }
     text
 }

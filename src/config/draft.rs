@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 
 use super::General;
 use super::problem::{Place, Problem};
-use super::settings::{self, DATABASE, DatabaseEntry, GENERAL, NAME, NameEntry, USER, UserEntry};
+use super::settings::{
+    self, DATABASE, DatabaseEntry, GENERAL, NAME, NameEntry, PEER, PeerEntry, USER, UserEntry,
+};
 use super::units::Scalar;
 
 /// Names that belong to the admin console.
@@ -26,6 +28,8 @@ pub(super) struct Draft {
     pub(super) general: General,
     pub(super) databases: BTreeMap<String, DatabaseEntry>,
     pub(super) users: BTreeMap<String, UserEntry>,
+    /// By their numbers, as written.
+    pub(super) peers: BTreeMap<String, PeerEntry>,
     pub(super) names: BTreeMap<String, NameEntry>,
     /// Where each key and section was set, by its name such as `databases.app.port` or `databases.app`.
     places: BTreeMap<String, Place>,
@@ -43,6 +47,7 @@ pub(super) enum Section {
     General,
     Database(String),
     User(String),
+    Peer(String),
     /// A name by which clients reach pgvalet.
     Name(String),
 }
@@ -62,6 +67,7 @@ impl Section {
             Self::General => String::new(),
             Self::Database(name) => format!("databases.{}", bare(name)),
             Self::User(name) => format!("users.{}", bare(name)),
+            Self::Peer(id) => format!("peers.{}", bare(id)),
             Self::Name(name) => format!("client_tls_names.{}", bare(name)),
         }
     }
@@ -77,6 +83,7 @@ impl Draft {
             general: settings::defaults(ini),
             databases: BTreeMap::new(),
             users: BTreeMap::new(),
+            peers: BTreeMap::new(),
             names: BTreeMap::new(),
             places: BTreeMap::new(),
             problems: Vec::new(),
@@ -104,6 +111,9 @@ impl Draft {
             Section::User(name) => {
                 self.users.insert(name.clone(), UserEntry::default());
             }
+            Section::Peer(id) => {
+                self.peers.insert(id.clone(), PeerEntry::default());
+            }
             Section::Name(name) => {
                 self.names.insert(name.clone(), NameEntry::default());
             }
@@ -119,6 +129,9 @@ impl Draft {
             }
             Section::User(name) => {
                 settings::apply(USER, self.users.entry(name.clone()).or_default(), key, scalar)
+            }
+            Section::Peer(id) => {
+                settings::apply(PEER, self.peers.entry(id.clone()).or_default(), key, scalar)
             }
             Section::Name(name) => {
                 settings::apply(NAME, self.names.entry(name.clone()).or_default(), key, scalar)

@@ -1,6 +1,6 @@
 //! Reads the TOML.
 //!
-//! Owns the layout of the file: general settings at the top level, `[databases.NAME]`, `[users.NAME]`,
+//! Owns the layout of the file: general settings at the top level, `[databases.NAME]`, `[users.NAME]`, `[peers.ID]`,
 //! `[client_tls_names.NAME]`. What a key means is
 //! the settings table's business. Everything wrong is noted with its line; nothing stops at the first error.
 
@@ -74,6 +74,7 @@ impl<'a> Reader<'a> {
             match (key.as_str(), value) {
                 ("databases", value) => self.sections(&place, "databases", Section::Database, value),
                 ("users", value) => self.sections(&place, "users", Section::User, value),
+                ("peers", value) => self.sections(&place, "peers", Section::Peer, value),
                 ("client_tls_names", value) => {
                     self.sections(&place, "client_tls_names", Section::Name, value);
                 }
@@ -81,7 +82,7 @@ impl<'a> Reader<'a> {
                     self.draft.problem(
                         &place,
                         key,
-                        "unknown section; there are [databases.NAME], [users.NAME] and [client_tls_names.NAME]",
+                        "unknown section; there are [databases.NAME], [users.NAME], [peers.ID] and [client_tls_names.NAME]",
                     );
                 }
                 (_, value) => self.set(&Section::General, &key, value, &place),

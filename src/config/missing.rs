@@ -21,13 +21,10 @@ const DNS: &str =
 const GENERAL: &[(&str, &str, &str)] = &[
     ("job_name", "pgbouncer", "has no meaning here: syslog_ident names the program in syslog"),
     ("service_name", "pgbouncer", "has no meaning here: syslog_ident names the program in syslog"),
-    ("peer_id", "0", "not supported yet: cancel requests are not passed on to other processes"),
     ("resolv_conf", "", DNS),
     ("dns_nxdomain_ttl", "15", DNS),
     ("dns_zone_check_period", "0", DNS),
     ("track_extra_parameters", "IntervalStyle", "has no meaning here: every setting of a session follows its client"),
-    ("autodb_idle_timeout", "3600", "not supported yet: pools stay until they are empty by server_idle_timeout"),
-    ("pool_idle_timeout", "0", "not supported yet: pools stay until they are empty by server_idle_timeout"),
     ("suspend_timeout", "10", "has no meaning here: pgvalet has no SUSPEND"),
     ("pkt_buf", "4096", "has no meaning here: buffers are sized by their use"),
     ("max_packet_size", "2147483647", "has no meaning here: messages stream through and are never gathered"),
@@ -68,6 +65,7 @@ pub(super) fn entry(section: &Section, key: &str, value: &str) -> Option<Missing
         Section::General | Section::Name(_) => None,
         Section::Database(_) => found(DATABASE, key, value),
         Section::User(_) => found(USER, key, value),
+        Section::Peer(_) => None,
     }
 }
 

@@ -24,6 +24,7 @@ mod file;
 pub mod hba;
 mod missing;
 pub mod names;
+pub mod peers;
 mod pgbouncer;
 mod problem;
 mod process;
@@ -38,6 +39,7 @@ pub mod userlist;
 pub use change::{Change, Source, set};
 pub use convert::convert;
 pub use hba::Hba;
+pub use peers::Peer;
 pub use problem::{Problem, Problems};
 pub use process::{Facility, Log, Syslog, Tcp};
 pub use secret::{Secret, SecretKinds};
@@ -77,6 +79,8 @@ pub struct Config {
     pub fallback: Option<Arc<Database>>,
     /// Users by name, from the TOML and from `auth_file`.
     pub users: BTreeMap<String, Arc<User>>,
+    /// The processes that share this one's address, by their numbers.
+    pub peers: BTreeMap<u16, Peer>,
     /// What kinds of secrets the users have.
     pub kinds: SecretKinds,
     /// The rules of `auth_hba_file`; there if `auth_type` is [`AuthType::Hba`].
@@ -121,6 +125,8 @@ pub struct General {
     pub listen_backlog: u32,
     /// Let several pgvalet processes listen on the same port.
     pub so_reuseport: bool,
+    /// The number of this process among its peers; 0: it has none.
+    pub peer_id: u16,
     /// Directory for `.s.PGSQL.<port>`; `None` for no Unix socket.
     pub unix_socket_dir: Option<PathBuf>,
     /// Permissions of the Unix socket.
@@ -216,6 +222,10 @@ pub struct General {
     pub server_lifetime: Option<Duration>,
     /// Idle time after which a server is closed.
     pub server_idle_timeout: Option<Duration>,
+    /// Time after which an unused pool of a database without an entry of its own is forgotten.
+    pub autodb_idle_timeout: Option<Duration>,
+    /// The same for every pool.
+    pub pool_idle_timeout: Option<Duration>,
     /// Limit for connecting and logging in to a server.
     pub server_connect_timeout: Option<Duration>,
     /// First pause after a failed connect; doubles up to 16 times itself.
@@ -250,6 +260,8 @@ pub struct General {
     pub transaction_timeout: Option<Duration>,
     /// Time that running transactions get when pgvalet shuts down.
     pub shutdown_timeout: Option<Duration>,
+    /// Time that clients which a new process cannot have may stay; `None`: no limit.
+    pub upgrade_timeout: Option<Duration>,
     /// Where metrics are served; `None`: nowhere.
     pub metrics_listen: Option<SocketAddr>,
     /// Over how long the averages of SHOW STATS are taken.

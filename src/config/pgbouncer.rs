@@ -136,13 +136,7 @@ impl Reader {
             Part::Pgbouncer => self.general(place, key, value),
             Part::Databases => self.pairs(place, Section::Database(key.to_owned()), value),
             Part::Users => self.pairs(place, Section::User(key.to_owned()), value),
-            Part::Peers => {
-                self.tell(
-                    place,
-                    "peers",
-                    "not supported yet: cancel requests are not passed on to other processes",
-                );
-            }
+            Part::Peers => self.pairs(place, Section::Peer(key.to_owned()), value),
             Part::Unknown => {}
         }
     }
@@ -171,7 +165,7 @@ impl Reader {
         }
     }
 
-    /// A line of `[databases]` or `[users]`: a name and its connection string. A later line replaces an earlier one.
+    /// A line of `[databases]`, `[users]` or `[peers]`: a name and its connection string. A later line replaces an earlier one.
     fn pairs(&mut self, place: &Place, section: Section, text: &str) {
         self.draft.open(&section, place);
         let pairs = match pairs(text) {

@@ -16,7 +16,8 @@ use super::problem::{Place, Problems};
 use super::settings::{DatabaseEntry, UserEntry};
 use super::tls::{Authorities, Negotiation, SslMode};
 use super::{
-    Config, Database, General, Host, PoolMode, Reset, Secret, Source, User, access, names, sources, userlist,
+    Config, Database, General, Host, PoolMode, Reset, Secret, Source, User, access, names, peers, sources,
+    userlist,
 };
 
 /// How long a client of `user` in `database` keeps a server: the database's word, else the user's, else the general one.
@@ -75,6 +76,7 @@ pub(super) fn resolve(mut draft: Draft) -> Result<Config, Problems> {
     sources::read(&mut draft);
     let users = users(&mut draft);
     let hba = access::rules(&mut draft);
+    let peers = peers::peers(&mut draft);
     let ldap = access::ldap(&mut draft);
     own_files(&mut draft);
     names::resolve(&mut draft);
@@ -109,6 +111,7 @@ pub(super) fn resolve(mut draft: Draft) -> Result<Config, Problems> {
         fallback: databases.remove("*"),
         databases,
         users: users.into_iter().map(|(name, user)| (name, Arc::new(user))).collect(),
+        peers,
         warnings: draft.warnings.iter().map(ToString::to_string).collect(),
         general: draft.general,
         path: draft.path,

@@ -12,7 +12,7 @@ use super::problem::nearest;
 use super::tls::{ClientTls, Negotiation, ServerTls, SslMode};
 use super::units::{
     Addresses, CheckQuery, Directory, File, FileMode, Flag, Limit, LogFormat, LogLevel, MillisLimit, Names,
-    Number, OptionalAddress, OptionalText, Pause, Port, Protocols, Roots, Scalar, Suites, Text, Time,
+    Number, OptionalAddress, OptionalText, Pause, PeerId, Port, Protocols, Roots, Scalar, Suites, Text, Time,
     TimeLimit, Unit, Word, Workers,
 };
 use super::{
@@ -49,6 +49,11 @@ pub fn database() -> impl Iterator<Item = About> {
 /// The settings of a user: `[users.NAME]`.
 pub fn user() -> impl Iterator<Item = About> {
     USER.iter().map(|setting| setting.about)
+}
+
+/// The settings of a peer: `[peers.ID]`.
+pub fn peer() -> impl Iterator<Item = About> {
+    PEER.iter().map(|setting| setting.about)
 }
 
 /// The settings of a name by which clients reach pgvalet: `[client_tls_names.NAME]`.
@@ -155,7 +160,7 @@ macro_rules! setting {
 
 mod entries;
 
-pub(super) use entries::{DATABASE, DatabaseEntry, NAME, NameEntry, USER, UserEntry};
+pub(super) use entries::{DATABASE, DatabaseEntry, NAME, NameEntry, PEER, PeerEntry, USER, UserEntry};
 
 /// The general settings: `name: Unit = default / pgbouncer's default`.
 #[rustfmt::skip] // one setting, one paragraph
@@ -169,7 +174,9 @@ pub(super) static GENERAL: &[Setting<General>] = &[
     setting!(listen_backlog: Number<1> = "4096" / "128", restart,
         "Connections that may wait in the kernel to be accepted."),
     setting!(so_reuseport: Flag = "false", restart,
-        "Let several pgvalet processes listen on the same port."),
+        "Let several processes listen on the same port, and the kernel spread connections over them; for cancel requests see `peer_id`."),
+    setting!(peer_id: PeerId = "0", restart,
+        "Number of this process among those that share an address (`[peers]`), 1 to 16383; 0: it shares none."),
     setting!(unix_socket_dir: Directory = r#""""# / r#""/tmp""#, restart,
         "Directory of the Unix socket `.s.PGSQL.<listen_port>`; empty for none."),
     setting!(unix_socket_mode: FileMode = r#""0777""#, restart,
@@ -265,6 +272,10 @@ pub(super) static GENERAL: &[Setting<General>] = &[
         "Age after which a server is closed as soon as it is free; 0: none."),
     setting!(server_idle_timeout: TimeLimit = r#""10min""#, reload,
         "Idle time after which a server is closed; 0: none."),
+    setting!(autodb_idle_timeout: TimeLimit = r#""1h""#, reload,
+        "Time after which a pool of a database that only `*` stands for is forgotten, with what was counted for it, once it has neither clients nor servers; 0: never."),
+    setting!(pool_idle_timeout: TimeLimit = "0", reload,
+        "The same for every pool; 0: never."),
     setting!(server_connect_timeout: TimeLimit = r#""15s""#, reload,
         "Time that connecting and logging in to a server may take; 0: no limit."),
     setting!(server_login_retry: Pause = r#""1s""# / r#""15s""#, reload,
@@ -299,6 +310,9 @@ pub(super) static GENERAL: &[Setting<General>] = &[
         "Time a transaction may take; 0: no limit."),
     setting!(shutdown_timeout: TimeLimit = r#""1min""# / "0", reload,
         "Time that running transactions get when pgvalet shuts down; 0: as long as they take."),
+
+    setting!(upgrade_timeout: TimeLimit = "0", reload,
+        "Time that clients which cannot go to a new process (UPGRADE) may stay with the old one; 0: as long as they like."),
 
     setting!(client_tls_sslmode => client_tls.sslmode: Word<SslMode> = r#""disable""#, reload,
         "Whether clients may use TLS (`allow`, `prefer`: the same), must (`require`), or must show a certificate of an authority in `client_tls_ca_file` too (`verify-ca`, `verify-full`: the same). Unix sockets go without."),
@@ -382,6 +396,7 @@ fn blank() -> General {
         listen_port: 0,
         listen_backlog: 0,
         so_reuseport: false,
+        peer_id: 0,
         unix_socket_dir: None,
         unix_socket_mode: 0,
         unix_socket_group: None,
@@ -428,6 +443,8 @@ fn blank() -> General {
         server_check_delay: Duration::ZERO,
         server_lifetime: None,
         server_idle_timeout: None,
+        autodb_idle_timeout: None,
+        pool_idle_timeout: None,
         server_connect_timeout: None,
         server_login_retry: Duration::ZERO,
         dns_max_ttl: None,
@@ -444,6 +461,7 @@ fn blank() -> General {
         idle_transaction_timeout: None,
         transaction_timeout: None,
         shutdown_timeout: None,
+        upgrade_timeout: None,
         client_tls: ClientTls::default(),
         server_tls: ServerTls::default(),
         stats_period: Duration::ZERO,

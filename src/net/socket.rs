@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 use std::io::{self, IoSlice, Read};
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -292,6 +292,19 @@ impl Socket {
             other => other,
         };
         Ok(())
+    }
+
+    /// Takes the socket off its worker's runtime, for another process.
+    ///
+    /// # Errors
+    /// The runtime's; `NotConnected` if it was given up.
+    pub fn into_descriptor(mut self) -> io::Result<OwnedFd> {
+        self.detach()?;
+        match self.kind {
+            Kind::Away(Detached::Tcp(stream)) => Ok(stream.into()),
+            Kind::Away(Detached::Unix(stream)) => Ok(stream.into()),
+            _ => Err(not_connected()),
+        }
     }
 
     /// Registers a detached socket with the runtime of the calling worker.

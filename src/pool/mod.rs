@@ -11,10 +11,12 @@
 
 pub mod budget;
 pub mod catalog;
+pub mod greetings;
 pub mod keeper;
 pub mod lease;
 pub mod line;
 pub mod member;
+pub mod memory;
 pub mod names;
 pub mod orders;
 pub mod pinned;
@@ -26,6 +28,7 @@ pub mod sweep;
 pub use lease::{Lease, Pooled};
 pub use line::{CheckoutError, Seat};
 pub use member::Member;
+pub use memory::Memory;
 pub use names::Names;
 pub use pinned::Pinned;
 pub use registry::{Registry, Shards};
@@ -51,6 +54,8 @@ use std::time::Duration;
 const RETIRED: u8 = 1;
 /// No client is given a server.
 const PAUSED: u8 = 2;
+/// Another process takes over: no more servers are kept than there are clients left.
+const LEAVING: u8 = 4;
 /// Servers that one worker can hold for a pool without a size limit.
 const UNLIMITED: u32 = 10_000;
 /// Sets of startup settings whose effect is remembered.
@@ -108,6 +113,8 @@ pub struct Policy {
     pub idle_timeout: Option<Duration>,
     /// First pause after a failed connect.
     pub login_retry: Duration,
+    /// How long the pool is remembered when nobody uses it.
+    pub memory: Memory,
 }
 
 /// The servers of one database and user, over all workers.
@@ -255,6 +262,26 @@ impl Pool {
             self.standing.fetch_or(PAUSED, Ordering::SeqCst);
         } else {
             self.standing.fetch_and(!PAUSED, Ordering::SeqCst);
+        }
+    }
+
+    /// Whether nothing is to be said of it: it is neither replaced nor paused, and its clients stay.
+    #[inline]
+    pub(crate) fn is_in_order(&self) -> bool {
+        self.standing.load(Ordering::Relaxed) == 0
+    }
+
+    /// Whether a server that is free is one too many, because the pool's clients go to another process.
+    pub(crate) fn is_deserted(&self) -> bool {
+        self.standing.load(Ordering::Relaxed) & LEAVING != 0
+            && self.size.count() > self.stats.iter().map(|stats| stats.clients.get()).sum()
+    }
+
+    pub(crate) fn set_leaving(&self, leaving: bool) {
+        if leaving {
+            self.standing.fetch_or(LEAVING, Ordering::SeqCst);
+        } else {
+            self.standing.fetch_and(!LEAVING, Ordering::SeqCst);
         }
     }
 

@@ -15,6 +15,8 @@ pub(super) struct Orders {
     all_paused: bool,
     paused: HashSet<Box<str>>,
     disabled: HashSet<Box<str>>,
+    /// Clients go to another process.
+    leaving_process: bool,
     /// Pools that were replaced or removed, for as long as they have servers or clients.
     leaving: Vec<Weak<Pool>>,
     /// Pools of one client each. No order concerns them once their server is open.
@@ -23,8 +25,14 @@ pub(super) struct Orders {
 
 impl Orders {
     /// Whether a pool of this database is to be paused.
-    pub(super) fn is_paused(&self, database: &str) -> bool {
+    fn is_paused(&self, database: &str) -> bool {
         self.all_paused || self.paused.contains(database)
+    }
+
+    /// Has a pool follow the orders.
+    pub(super) fn apply(&self, pool: &Pool) {
+        pool.set_paused(self.is_paused(&pool.key.database));
+        pool.set_leaving(self.leaving_process);
     }
 
     /// Takes note of a pool that was retired.
@@ -93,6 +101,32 @@ impl Registry {
         lock(&self.inner).orders.disabled.contains(database)
     }
 
+    /// Has free servers closed for which there are no clients any more, because those go to another process; or not.
+    pub fn set_leaving(&self, leaving: bool) {
+        let mut inner = lock(&self.inner);
+        inner.orders.leaving_process = leaving;
+        inner.follow_orders();
+    }
+
+    /// Whether all is paused, the databases that are, and those that are disabled.
+    #[must_use]
+    pub fn orders(&self) -> (bool, Vec<String>, Vec<String>) {
+        let orders = &lock(&self.inner).orders;
+        let names = |set: &HashSet<Box<str>>| set.iter().map(|name| name.to_string()).collect();
+        (orders.all_paused, names(&orders.paused), names(&orders.disabled))
+    }
+
+    /// Takes over the orders of another process: whether all is paused, what is paused, what is disabled.
+    pub fn follow(&self, all_paused: bool, paused: &[String], disabled: &[String]) {
+        if all_paused {
+            self.pause(None);
+        }
+        for name in paused {
+            self.pause(Some(name));
+        }
+        disabled.iter().for_each(|name| self.set_disabled(name, true));
+    }
+
     /// Has the servers of a database, or of all, replaced as they become free.
     pub fn renew(&self, database: Option<&str>) {
         lock(&self.inner).pools_of(database).for_each(|pool| pool.renew());
@@ -129,7 +163,7 @@ impl Registry {
 impl Inner {
     fn follow_orders(&self) {
         for pool in self.pools_of(None) {
-            pool.set_paused(self.orders.is_paused(&pool.key.database));
+            self.orders.apply(pool);
         }
     }
 

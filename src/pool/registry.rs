@@ -6,6 +6,7 @@ use crate::moment::Moment;
 use crate::pool::budget::Group;
 use crate::pool::catalog::Catalog;
 use crate::pool::keeper::Job;
+use crate::pool::memory::Unused;
 use crate::pool::orders::Orders;
 use crate::pool::{CheckoutError, Policy, Pool, PoolKey, Pooled, Shard, lock};
 use crate::server::login::Target;
@@ -60,12 +61,13 @@ pub(super) struct Inner {
     config: Arc<Config>,
     pub(super) orders: Orders,
     pub(super) pools: HashMap<PoolKey, Arc<Pool>>,
-    databases: HashMap<Arc<str>, Arc<Group>>,
-    users: HashMap<Arc<str>, Arc<Group>>,
+    pub(super) databases: HashMap<Arc<str>, Arc<Group>>,
+    pub(super) users: HashMap<Arc<str>, Arc<Group>>,
     /// By where the database is: what one user changes in a catalog holds for all.
-    catalogs: HashMap<(Vec<Host>, u16, String), Arc<Catalog>>,
+    pub(super) catalogs: HashMap<(Vec<Host>, u16, String), Arc<Catalog>>,
     /// What was counted, also by pools that were replaced: counters never go back.
-    stats: HashMap<PoolKey, Arc<[WorkerStats]>>,
+    pub(super) stats: HashMap<PoolKey, Arc<[WorkerStats]>>,
+    pub(super) unused: Unused,
 }
 
 impl Registry {
@@ -80,6 +82,7 @@ impl Registry {
             users: HashMap::new(),
             catalogs: HashMap::new(),
             stats: HashMap::new(),
+            unused: Unused::default(),
         };
         Registry { workers, inner: Mutex::new(inner) }
     }
@@ -204,11 +207,11 @@ impl Inner {
         let fresh = || (0..workers).map(|_| WorkerStats::default()).collect();
         let stats = self.stats.entry(key.clone()).or_insert_with(fresh).clone();
         let pool = Arc::new(Pool::new(key, target, policy, database, user, catalog, stats));
-        pool.set_paused(self.orders.is_paused(&pool.key.database));
+        self.orders.apply(&pool);
         pool
     }
 
-    fn retire(&mut self, key: &PoolKey) {
+    pub(super) fn retire(&mut self, key: &PoolKey) {
         // Its shards, and the leases out of them, keep it for as long as it has servers or clients.
         if let Some(pool) = self.pools.remove(key) {
             pool.retire();

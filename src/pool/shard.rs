@@ -490,7 +490,11 @@ impl Shard {
     /// Whether the pool is paused, or was replaced and serves nobody here any more.
     fn is_left(&self) -> bool {
         // Those in line for a replaced pool are sent to the new one by the next sweep; until then it serves them.
-        self.pool.is_paused() || self.pool.is_retired() && self.line.borrow().is_empty()
+        if self.pool.is_in_order() {
+            return false;
+        }
+        self.pool.is_paused()
+            || (self.pool.is_retired() || self.pool.is_deserted()) && self.line.borrow().is_empty()
     }
 
     /// Whether another worker's first in line has waited so much longer than ours that it is to have the server.

@@ -67,6 +67,7 @@ fn look_at_idle(shard: &Rc<Shard>, now: Moment) {
             || lease.is_outdated()
             || shard.pool.is_paused()
             || shard.pool.is_retired()
+            || shard.pool.is_deserted()
             || lease.is_surplus(policy.reserve)
             || too_idle && lease.is_dispensable(policy.min_size)
         {
@@ -105,7 +106,11 @@ fn call_reserve(shard: &Rc<Shard>, now: Moment) {
 /// Keeps `min_pool_size` servers open. One worker does it, so that no two do it at once.
 fn keep_minimum(shard: &Rc<Shard>, now: Moment) {
     let minimum = shard.with_policy(|policy| policy.min_size);
-    if minimum > 0 && shard.pool.is_kept_by(shard.worker) && !shard.pool.is_retired() {
+    if minimum > 0
+        && !shard.pool.is_deserted()
+        && shard.pool.is_kept_by(shard.worker)
+        && !shard.pool.is_retired()
+    {
         let missing = minimum.saturating_sub(shard.pool.size.count());
         if missing > 0 {
             shard.connect_for(shard.connecting.get() + missing, 0, now);

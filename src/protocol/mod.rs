@@ -8,6 +8,7 @@ pub mod backend;
 pub mod frame;
 pub mod frontend;
 pub mod options;
+pub mod peer_key;
 pub mod startup;
 
 pub use backend::{ErrorFields, ErrorMessage, TxStatus};

@@ -5,7 +5,7 @@
 use crate::config::{Config, Database, General, PasswordSource, Secret, User, resolve};
 use crate::directory::Source;
 use crate::pool::registry::Blueprint;
-use crate::pool::{Policy, PoolKey};
+use crate::pool::{Memory, Policy, PoolKey};
 use crate::server::login::Target;
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,6 +65,13 @@ fn blueprint(config: &Config, database: &Database, database_name: &str, user_nam
     let user = config.user(user_name);
     let user = user.as_deref();
     let server_user = database.user.as_deref().unwrap_or(user_name);
+    let is_automatic = !config.databases.contains_key(database_name);
+    let of_automatic = general.autodb_idle_timeout.filter(|_| is_automatic);
+    // The configuration itself asks for these at every start.
+    let is_standing = !is_automatic && database.user.is_some() && database.min_pool_size > 0;
+    let idle_timeout =
+        [of_automatic, general.pool_idle_timeout].into_iter().flatten().min().filter(|_| !is_standing);
+    let only_if_used = is_automatic || database.user.is_none() && user.is_none();
     // A user's overrides are about the user's own pool.
     let own = if database.user.is_none() { user } else { None };
     Blueprint {
@@ -85,7 +92,7 @@ fn blueprint(config: &Config, database: &Database, database_name: &str, user_nam
             timeout: general.server_connect_timeout,
             max_prepared: general.max_prepared_statements,
         },
-        policy: policy(general, database, own),
+        policy: policy(general, database, own, Memory { idle_timeout, only_if_used }),
         max_db_connections: database.max_db_connections,
         max_user_connections: config
             .user(server_user)
@@ -208,8 +215,9 @@ fn password_source(database: &Database, server_user: &str) -> Option<PasswordSou
     database.password_source.clone().filter(|_| is_meant)
 }
 
-fn policy(general: &General, database: &Database, user: Option<&User>) -> Policy {
+fn policy(general: &General, database: &Database, user: Option<&User>, memory: Memory) -> Policy {
     Policy {
+        memory,
         size: resolve::pool_size(database, user),
         min_size: database.min_pool_size,
         reserve: resolve::reserve_pool_size(database, user),

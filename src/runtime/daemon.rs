@@ -109,6 +109,14 @@ impl PidFile {
                 path.display()
             ));
         }
+        Self::take_over(path)
+    }
+
+    /// Writes it, whatever process has its number there.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub(super) fn take_over(path: &Path) -> Result<PidFile, String> {
         fs::write(path, format!("{}\n", std::process::id()))
             .map_err(|error| format!("cannot write pidfile {}: {error}", path.display()))?;
         Ok(PidFile(path.to_owned()))

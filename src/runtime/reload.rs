@@ -34,6 +34,7 @@ pub(super) fn keep_fixed(old: &General, new: &mut General) -> Vec<&'static str> 
     new.listen_port = old.listen_port;
     new.listen_backlog = old.listen_backlog;
     new.so_reuseport = old.so_reuseport;
+    new.peer_id = old.peer_id;
     new.unix_socket_dir.clone_from(&old.unix_socket_dir);
     new.unix_socket_mode = old.unix_socket_mode;
     new.unix_socket_group.clone_from(&old.unix_socket_group);
@@ -66,7 +67,7 @@ mod tests {
         };
         let old = read("");
         let mut new = read(
-            "workers = 7\nlisten_addr = [\"127.0.0.2\"]\nlisten_port = 1\nlisten_backlog = 2\nso_reuseport = true\n\
+            "workers = 7\nlisten_addr = [\"127.0.0.2\"]\nlisten_port = 1\nlisten_backlog = 2\nso_reuseport = true\npeer_id = 3\n\
              unix_socket_dir = \"/\"\nunix_socket_mode = \"0700\"\nunix_socket_group = \"g\"\nuser = \"u\"\npidfile = \"/p\"\ntcp_keepalive = false\n\
              tcp_keepcnt = 3\ntcp_keepidle = 4\ntcp_keepintvl = 5\ntcp_user_timeout = 6\ntcp_socket_buffer = 4096\nmetrics_listen = \"127.0.0.1:7\"\nlog_format = \"json\"\n\
              syslog = true\nsyslog_ident = \"i\"\nsyslog_facility = \"user\"\n\

@@ -1,30 +1,40 @@
 //! From the checked configuration to the exit code: starts everything, listens to signals, ends everything.
 
 use crate::admin::command::Shutdown;
-use crate::admin::{Admin, Control, Pending, http};
+use crate::admin::{Admin, http};
 use crate::auth::keys::KeyCache;
+use crate::client::cancel_keys::CancelKeys;
 use crate::client::census::Census;
-use crate::client::context::{CancelRequest, CancelRoute, Process, Report};
+use crate::client::context::Process;
 use crate::client::door::{self, Door};
+use crate::client::peers::PeerPools;
 use crate::client::surroundings::HostNames;
 use crate::config::{self, Change, Config, General};
 use crate::directory::Directory;
 use crate::exchange::Exchange;
+use crate::handover::Link;
 use crate::identity::Identities;
+use crate::moment::Moment;
 use crate::net::tls::current::Current;
 use crate::net::tls::files::Unusable;
 use crate::pool::{Names, PoolKey, Registry, names};
 use crate::routing;
 use crate::runtime::daemon::{self, PidFile};
+use crate::runtime::doors::Doors;
+use crate::runtime::listener::Listener;
+use crate::runtime::reach::{Reach, Request};
+use crate::runtime::upgrade::taker::Takeover;
+use crate::runtime::upgrade::{Heard, Side, Upgrade};
 use crate::runtime::worker::{self, Command, Handle, Seed};
-use crate::runtime::{ahead, expiry, limits, listener, logging, reload};
+use crate::runtime::{ahead, ending, expiry, limits, listener, logging, reload};
 use crate::server::open::Means;
 use crate::server::turns::Turns;
 use sd_notify::NotifyState;
+use std::net::TcpListener;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -32,14 +42,12 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 /// Derived keys that are kept for later logins.
 const KEY_CACHE: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
-/// How often a shutdown looks whether everybody has left.
-const LOOK: Duration = Duration::from_millis(10);
-/// How often the files of certificates and keys are looked at.
-const FILES: Duration = Duration::from_secs(1);
+/// How often what is not urgent is looked after: files of certificates and keys, pools that nobody uses.
+const LEISURE: Duration = Duration::from_secs(1);
 
 /// What the command line says besides the configuration.
 #[derive(Debug, Clone, Default)]
@@ -50,8 +58,8 @@ pub struct Launch {
     pub user: Option<String>,
 }
 
-/// Runs pgvalet until it is told to end.
-pub fn run(path: PathBuf, config: Config, launch: Launch) -> ExitCode {
+/// Runs pgvalet until it is told to end; with `takeover` in the place of another process.
+pub fn run(path: PathBuf, config: Config, launch: Launch, takeover: Option<Takeover>) -> ExitCode {
     daemon::leave_terminal();
     let limit = limits::raise_open_files(&config);
     let begun = launch
@@ -63,14 +71,26 @@ pub fn run(path: PathBuf, config: Config, launch: Launch) -> ExitCode {
     if let Err(error) = begun {
         // There is no log yet.
         eprintln!("{error}");
+        if let Some(takeover) = takeover {
+            takeover.fail(&error);
+        }
         return ExitCode::FAILURE;
     }
     for warning in config.warnings.iter().map(String::as_str).chain(limit.as_deref()) {
         tracing::warn!("{warning}");
     }
+    let begin = match (takeover, listener::activated()) {
+        (Some(takeover), _) => Begin::Takeover(takeover),
+        (None, Ok(listeners)) if listeners.is_empty() => Begin::Alone,
+        (None, Ok(listeners)) => Begin::Activated(listeners),
+        (None, Err(reason)) => {
+            tracing::error!("{reason}");
+            return ExitCode::FAILURE;
+        }
+    };
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
     let outcome = match runtime {
-        Ok(runtime) => runtime.block_on(supervise(path, Arc::new(config))),
+        Ok(runtime) => runtime.block_on(supervise(path, Arc::new(config), begin)),
         Err(error) => Err(format!("no runtime: {error}")),
     };
     match outcome {
@@ -82,113 +102,23 @@ pub fn run(path: PathBuf, config: Config, launch: Launch) -> ExitCode {
     }
 }
 
-/// What the admin console asks of the supervisor.
-#[derive(Debug)]
-enum Request {
-    Reload(oneshot::Sender<Result<(), String>>),
-    Set { key: String, value: String, answer: oneshot::Sender<Result<Option<String>, String>> },
-    ShutDown(Shutdown),
+/// What a process begins with.
+enum Begin {
+    /// Nothing.
+    Alone,
+    /// Listeners that systemd has opened.
+    Activated(Vec<Listener>),
+    /// What another process hands over.
+    Takeover(Takeover),
 }
 
-/// Reaches the supervisor and the workers from anywhere.
-#[derive(Debug)]
-struct Reach {
-    requests: UnboundedSender<Request>,
-    workers: Arc<OnceLock<Vec<Handle>>>,
-}
-
-impl Reach {
-    fn workers(&self) -> &[Handle] {
-        self.workers.get().map_or(&[], Vec::as_slice)
-    }
-
-    /// Gives each worker a command that it answers, and gathers the answers. One that has ended gives none.
-    async fn ask_all<T>(&self, command: impl Fn(oneshot::Sender<T>) -> Command) -> Vec<T> {
-        let ask = |worker: &Handle| {
-            let (answer, outcome) = oneshot::channel();
-            let _ = worker.commands.send(command(answer));
-            outcome
-        };
-        let asked: Vec<_> = self.workers().iter().map(ask).collect();
-        let mut answers = Vec::with_capacity(asked.len());
-        for outcome in asked {
-            answers.extend(outcome.await.ok());
-        }
-        answers
-    }
-
-    /// Asks the supervisor.
-    async fn ask<T>(
-        &self,
-        request: impl FnOnce(oneshot::Sender<Result<T, String>>) -> Request,
-    ) -> Result<T, String> {
-        let (answer, outcome) = oneshot::channel();
-        let gone = || "pgvalet is shutting down".to_owned();
-        self.requests.send(request(answer)).map_err(|_| gone())?;
-        outcome.await.map_err(|_| gone())?
-    }
-}
-
-impl Control for Reach {
-    fn reload(&self) -> Pending<'_, Result<(), String>> {
-        Box::pin(async {
-            self.ask(Request::Reload).await?;
-            // Whoever is told so can count on it: every worker has put it in force.
-            self.stir().await;
-            Ok(())
-        })
-    }
-
-    fn set<'a>(&'a self, key: &'a str, value: &'a str) -> Pending<'a, Result<Option<String>, String>> {
-        let (key, value) = (key.to_owned(), value.to_owned());
-        Box::pin(async {
-            let word = self.ask(move |answer| Request::Set { key, value, answer }).await?;
-            self.stir().await;
-            Ok(word)
-        })
-    }
-
-    fn shut_down(&self, how: Shutdown) {
-        let _ = self.requests.send(Request::ShutDown(how));
-    }
-
-    fn worker_loads(&self) -> Vec<u32> {
-        self.workers().iter().map(|worker| worker.load.load(Ordering::Relaxed)).collect()
-    }
-
-    fn reports(&self) -> Pending<'_, Vec<Report>> {
-        Box::pin(self.ask_all(Command::Report))
-    }
-
-    fn stir(&self) -> Pending<'_, ()> {
-        Box::pin(async { drop(self.ask_all(Command::Stir).await) })
-    }
-
-    fn kill<'a>(&'a self, database: Option<&'a str>) -> Pending<'a, ()> {
-        let database: Option<Arc<str>> = database.map(Into::into);
-        Box::pin(async move { drop(self.ask_all(|done| Command::Kill(database.clone(), done)).await) })
-    }
-
-    fn kill_client(&self, id: u32) -> Pending<'_, bool> {
-        Box::pin(async move { self.ask_all(|found| Command::KillClient(id, found)).await.contains(&true) })
-    }
-}
-
-impl CancelRoute for Reach {
-    fn pass(&self, worker: usize, request: CancelRequest) {
-        if let Some(handle) = self.workers.get().and_then(|workers| workers.get(worker)) {
-            let _ = handle.commands.send(Command::Cancel(request));
-        }
-    }
-}
-
-struct Signals {
-    hangup: Signal,
-    terminate: Signal,
-    interrupt: Signal,
-    quit: Signal,
-    pause: Signal,
-    resume: Signal,
+pub(super) struct Signals {
+    pub(super) hangup: Signal,
+    pub(super) terminate: Signal,
+    pub(super) interrupt: Signal,
+    pub(super) quit: Signal,
+    pub(super) pause: Signal,
+    pub(super) resume: Signal,
 }
 
 impl Signals {
@@ -204,68 +134,125 @@ impl Signals {
     }
 }
 
-struct Running {
-    path: PathBuf,
-    config: Arc<Config>,
-    process: Arc<Process>,
-    registry: Arc<Registry>,
-    admin: Arc<Admin>,
-    workers: Vec<Handle>,
-    threads: Vec<JoinHandle<()>>,
+/// All that the supervisor listens to.
+pub(super) struct Ears {
+    pub(super) signals: Signals,
+    pub(super) requests: UnboundedReceiver<Request>,
+    pub(super) heard: UnboundedReceiver<Heard>,
 }
 
-async fn supervise(path: PathBuf, config: Arc<Config>) -> Result<(), String> {
-    // Before anything can be seen to run: a signal that came earlier would end the process.
-    let mut signals = Signals::new().map_err(|error| format!("cannot listen to signals: {error}"))?;
-    let listeners = listener::open(&config.general)?;
-    let _pidfile = config.general.pidfile.as_deref().map(PidFile::write).transpose()?;
-    let metrics = listen_for_metrics(&config)?;
-    let (requests_sender, mut requests) = unbounded_channel();
-    let mut running = start(path, config, requests_sender)?;
+/// The process, as its supervisor has it.
+pub(super) struct Running {
+    path: PathBuf,
+    pub(super) config: Arc<Config>,
+    pub(super) process: Arc<Process>,
+    pub(super) registry: Arc<Registry>,
+    pub(super) admin: Arc<Admin>,
+    pub(super) workers: Vec<Handle>,
+    pub(super) threads: Vec<JoinHandle<()>>,
+    pub(super) doors: Doors,
+    pub(super) upgrade: Upgrade,
+}
 
-    let mut accepting = Vec::new();
-    for listener in listeners {
-        match listener.address() {
-            Ok(address) => tracing::info!(target: "pgvalet::runtime::listener", %address, "listening"),
-            Err(error) => return Err(format!("a listener has no address: {error}")),
+async fn supervise(path: PathBuf, config: Arc<Config>, begin: Begin) -> Result<(), String> {
+    // Before anything can be seen to run: a signal that came earlier would end the process.
+    let signals = Signals::new().map_err(|error| format!("cannot listen to signals: {error}"))?;
+    let (requests, requests_heard) = unbounded_channel();
+    let (hear, heard) = unbounded_channel();
+    let mut ears = Ears { signals, requests: requests_heard, heard };
+    let mut running = match begin {
+        Begin::Alone => {
+            let listeners = listener::open(&config.general, &mut Vec::new())?;
+            let doors = Doors::new(listeners, listen_for_metrics(&config, None)?);
+            start(path, config, requests, Upgrade::new(hear), doors)?
         }
-        let (workers, process) = (running.workers.clone(), running.process.clone());
-        accepting.push(tokio::task::spawn_local(listener.serve(
-            workers,
-            process,
-            running.config.general.clone(),
-        )));
-    }
-    if let Some(listener) = metrics {
-        let address = listener.local_addr().map(|address| address.to_string()).unwrap_or_default();
-        http::start(listener, running.admin.clone())
-            .map_err(|error| format!("cannot serve metrics: {error}"))?;
-        tracing::info!(address, "metrics are served");
-    }
+        Begin::Activated(listeners) => {
+            let doors = Doors::new(listeners, listen_for_metrics(&config, None)?);
+            start(path, config, requests, Upgrade::new(hear), doors)?
+        }
+        Begin::Takeover(takeover) => take_over(path, config, requests, hear, takeover)?,
+    };
+    // In the place of another process its number stands there.
+    let write = if running.upgrade.has_predecessor() { PidFile::take_over } else { PidFile::write };
+    let _pidfile = running.config.general.pidfile.as_deref().map(write).transpose()?;
+    running.open_doors()?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), workers = running.workers.len(), "ready");
     notify(&[NotifyState::Ready]);
     daemon::announce();
 
     tokio::task::spawn_local(keep_averages(running.admin.clone(), running.registry.clone()));
-    let asked = serve(&mut running, &mut signals, &mut requests).await;
-    running.admin.set_draining();
-    notify(&[NotifyState::Stopping]);
-    accepting.iter().for_each(|task| task.abort());
-    for task in accepting {
-        // The listening sockets are closed when the tasks have ended.
-        let _ = task.await;
+    let asked = loop {
+        match serve(&mut running, &mut ears).await {
+            Asked::Replaced => match ending::depart(&mut running, &mut ears).await {
+                Some(asked) => break asked,
+                // The new process is gone: this one goes on.
+                None => continue,
+            },
+            asked => break asked,
+        }
+    };
+    running.admin.set_draining(true);
+    if running.upgrade.replaced {
+        tracing::info!("what is left of the replaced process ends");
+    } else {
+        notify(&[NotifyState::Stopping]);
     }
+    running.doors.close().await;
     match asked {
-        Asked::Stop => {}
-        Asked::Drain => drain(&running, &mut signals).await,
-        Asked::Wait => wait_for_clients(&mut running, &mut signals, &mut requests).await,
+        Asked::Stop | Asked::Replaced => {}
+        Asked::Drain => ending::drain(&running, &mut ears).await,
+        Asked::Wait(_) => ending::wait_for_clients(&mut running, &mut ears).await,
     }
-    stop(running);
+    ending::stop(running);
     Ok(())
 }
 
-fn listen_for_metrics(config: &Config) -> Result<Option<std::net::TcpListener>, String> {
+/// Starts in the place of another process; that one goes on if this fails.
+fn take_over(
+    path: PathBuf,
+    config: Arc<Config>,
+    requests: UnboundedSender<Request>,
+    hear: UnboundedSender<Heard>,
+    mut takeover: Takeover,
+) -> Result<Running, String> {
+    let outcome = listener::open(&config.general, &mut takeover.listeners).and_then(|listeners| {
+        let metrics = listen_for_metrics(&config, takeover.metrics.take())?;
+        let upgrade = Upgrade::new(hear.clone());
+        let running = start(path, config, requests, upgrade, Doors::new(listeners, metrics))?;
+        running.process.keys.learnt.learn(std::mem::take(&mut takeover.lessons));
+        running.registry.take_greetings(std::mem::take(&mut takeover.greetings), routing::route);
+        let orders = &takeover.offer;
+        running.registry.follow(orders.all_paused, &orders.paused, &orders.disabled);
+        Ok(running)
+    });
+    let mut running = outcome.inspect_err(|reason| takeover.fail(reason))?;
+    takeover.ready()?;
+    let has_same_shapes = takeover.has_same_shapes();
+    let Takeover { stream, mut listeners, .. } = takeover;
+    // What this configuration does not listen on any more.
+    listeners.iter_mut().for_each(Listener::claim_file);
+    drop(listeners);
+    let said = move |event| drop(hear.send(Heard::Of(Side::Predecessor, event)));
+    let link = Link::start(stream, said).map_err(|error| format!("no thread: {error}"))?;
+    running.upgrade.links.set(Side::Predecessor, Some(Arc::new(link)));
+    running.upgrade.note_shapes(has_same_shapes);
+    Ok(running)
+}
+
+/// Listens for metrics, by the listener that another process had if that is the one.
+fn listen_for_metrics(
+    config: &Config,
+    inherited: Option<TcpListener>,
+) -> Result<Option<TcpListener>, String> {
     let Some(address) = config.general.metrics_listen else { return Ok(None) };
+    let is_same = |listener: &TcpListener| {
+        listener
+            .local_addr()
+            .is_ok_and(|there| there.ip() == address.ip() && [there.port(), 0].contains(&address.port()))
+    };
+    if let Some(listener) = inherited.filter(is_same) {
+        return Ok(Some(listener));
+    }
     let listener = http::listen(address).map_err(|error| {
         format!(
             "cannot listen on {address} for metrics: {error}; set metrics_listen to an address that is free"
@@ -274,11 +261,18 @@ fn listen_for_metrics(config: &Config) -> Result<Option<std::net::TcpListener>, 
     Ok(Some(listener))
 }
 
-fn start(path: PathBuf, config: Arc<Config>, requests: UnboundedSender<Request>) -> Result<Running, String> {
+fn start(
+    path: PathBuf,
+    config: Arc<Config>,
+    requests: UnboundedSender<Request>,
+    upgrade: Upgrade,
+    doors: Doors,
+) -> Result<Running, String> {
     let count = config.general.workers;
     let registry = Arc::new(Registry::new(count, config.clone()));
     let handles = Arc::new(OnceLock::new());
-    let control = Reach { requests: requests.clone(), workers: handles.clone() };
+    let links = upgrade.links.clone();
+    let control = Reach { requests: requests.clone(), workers: handles.clone(), links: links.clone() };
     let client_tls = Current::new(config.general.client_tls.clone()).map_err(|error| error.to_string())?;
     let server_tls = Current::new(config.general.server_tls.clone()).map_err(|error| error.to_string())?;
     let keys = Arc::new(KeyCache::new(KEY_CACHE));
@@ -294,10 +288,12 @@ fn start(path: PathBuf, config: Arc<Config>, requests: UnboundedSender<Request>)
     let census = Arc::new(Census::default());
     let names = Arc::new(Names::default());
     tokio::task::spawn_local(names::watch(names.clone(), registry.clone()));
+    let peers = Arc::new(PeerPools::default());
     let door = Arc::new(Door::new(door_limits(&config)));
     let control = Box::new(control);
+    let (census_too, door_too, names) = (census.clone(), door.clone(), names.clone());
     let admin =
-        Admin::new(registry.clone(), census.clone(), door.clone(), exchange.clone(), names.clone(), control);
+        Admin::new(registry.clone(), census_too, peers.clone(), door_too, exchange.clone(), names, control);
     let admin = Arc::new(admin);
     let process = Arc::new(Process {
         keys,
@@ -312,7 +308,9 @@ fn start(path: PathBuf, config: Arc<Config>, requests: UnboundedSender<Request>)
         door,
         clients: AtomicU32::new(0),
         consoles: AtomicU32::new(0),
-        cancels: Box::new(Reach { requests, workers: handles.clone() }),
+        cancel_keys: CancelKeys::default(),
+        peers,
+        cancels: Box::new(Reach { requests, workers: handles.clone(), links }),
         console: admin.clone(),
     });
     let (siblings, mailboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| unbounded_channel()).unzip();
@@ -335,39 +333,52 @@ fn start(path: PathBuf, config: Arc<Config>, requests: UnboundedSender<Request>)
     }
     ahead::derive(&config, &process);
     let _ = handles.set(workers.clone());
-    Ok(Running { path, config, process, registry, admin, workers, threads })
+    Ok(Running { path, config, process, registry, admin, workers, threads, doors, upgrade })
 }
 
 /// What the process was asked to do.
 #[derive(Debug, PartialEq, Eq)]
-enum Asked {
+pub(super) enum Asked {
     /// End when transactions have ended.
     Drain,
     /// End when all clients have left by themselves.
-    Wait,
+    Wait(Teller),
     /// End now.
     Stop,
+    /// Another process has taken its place.
+    Replaced,
+}
+
+impl Running {
+    pub(super) fn open_doors(&mut self) -> Result<(), String> {
+        self.doors.open(&self.workers, &self.process, &self.admin, &self.config.general)
+    }
+}
+
+/// Who asked for it. A second signal ends the process at once; a command that is given again says the same.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Teller {
+    Signal,
+    Console,
 }
 
 /// Serves until it is asked to end.
-async fn serve(
-    running: &mut Running,
-    signals: &mut Signals,
-    requests: &mut UnboundedReceiver<Request>,
-) -> Asked {
+pub(super) async fn serve(running: &mut Running, ears: &mut Ears) -> Asked {
+    let Ears { signals, requests, heard } = ears;
     let mut expiries = expiry::Watch::default();
-    let mut look = interval(FILES);
+    let mut look = interval(LEISURE);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = look.tick() => {
                 log_tls(running.process.client_tls.refresh());
                 log_tls(running.process.means.tls.refresh());
+                running.registry.forget_unused(Moment::now());
                 expiries.look(&running.process, &running.admin);
             }
             // As pgbouncer does, for whoever has its scripts; a supervisor that sends TERM wants the process to end.
             _ = signals.terminate.recv() => {
-                return if running.config.is_ini() { Asked::Wait } else { Asked::Drain };
+                return if running.config.is_ini() { Asked::Wait(Teller::Signal) } else { Asked::Drain };
             }
             _ = signals.interrupt.recv() => return Asked::Drain,
             _ = signals.quit.recv() => return Asked::Stop,
@@ -381,6 +392,11 @@ async fn serve(
             Some(request) = requests.recv() => {
                 if let Some(asked) = comply(running, request) {
                     return asked;
+                }
+            }
+            Some(heard) = heard.recv() => {
+                if running.take_in(heard).await {
+                    return Asked::Replaced;
                 }
             }
         }
@@ -405,9 +421,10 @@ fn comply(running: &mut Running, request: Request) -> Option<Asked> {
         Request::Set { key, value, answer } => {
             let _ = answer.send(set(running, &key, &value));
         }
+        Request::Upgrade(answer) => running.begin_upgrade(answer),
         Request::ShutDown(Shutdown::Now) => return Some(Asked::Stop),
         Request::ShutDown(Shutdown::WaitForServers) => return Some(Asked::Drain),
-        Request::ShutDown(Shutdown::WaitForClients) => return Some(Asked::Wait),
+        Request::ShutDown(Shutdown::WaitForClients) => return Some(Asked::Wait(Teller::Console)),
     }
     None
 }
@@ -514,79 +531,12 @@ fn put_tls_in_force(running: &Running, config: &Config) -> Result<(), String> {
     Ok(())
 }
 
-/// Waits until every client has left by itself, or until it is told again to end.
-async fn wait_for_clients(
-    running: &mut Running,
-    signals: &mut Signals,
-    requests: &mut UnboundedReceiver<Request>,
-) {
-    let clients = running.process.clients.load(Ordering::Relaxed);
-    tracing::info!(clients, "shutting down: waiting for all clients to leave; told again, it ends");
-    let process = running.process.clone();
-    let everybody_left = async {
-        while process.clients.load(Ordering::Relaxed) > process.consoles.load(Ordering::Relaxed) {
-            sleep(LOOK).await;
-        }
-    };
-    tokio::select! {
-        () = everybody_left => tracing::info!("all clients have left"),
-        asked = serve(running, signals, requests) => {
-            if asked == Asked::Drain && !running.config.is_ini() {
-                drain(running, signals).await;
-            }
-        }
-    }
-}
-
-/// Waits until every client has come to the end of its transaction, or time is up, or a second signal comes.
-async fn drain(running: &Running, signals: &mut Signals) {
-    let clients = running.process.clients.load(Ordering::Relaxed);
-    let limit = running.config.general.shutdown_timeout;
-    tracing::info!(clients, "shutting down: transactions may finish; a second signal ends them at once");
-    for worker in &running.workers {
-        let _ = worker.commands.send(Command::Drain);
-    }
-    let deadline = limit.map(|limit| Instant::now() + limit);
-    let overtime = async {
-        match deadline {
-            Some(deadline) => sleep_until(deadline).await,
-            None => std::future::pending().await,
-        }
-    };
-    let everybody_left = async {
-        let process = &running.process;
-        // Who sits at the admin console holds nothing up.
-        while process.clients.load(Ordering::Relaxed) > process.consoles.load(Ordering::Relaxed) {
-            sleep(LOOK).await;
-        }
-    };
-    tokio::select! {
-        () = everybody_left => tracing::info!("all clients have left"),
-        () = overtime => tracing::warn!("shutdown_timeout: the transactions that still run are ended"),
-        _ = signals.terminate.recv() => tracing::warn!("second signal: the transactions that still run are ended"),
-        _ = signals.interrupt.recv() => tracing::warn!("second signal: the transactions that still run are ended"),
-        _ = signals.quit.recv() => tracing::warn!("told to end at once"),
-    }
-}
-
-fn stop(running: Running) {
-    for worker in &running.workers {
-        let _ = worker.commands.send(Command::Stop);
-    }
-    for thread in running.threads {
-        if thread.join().is_err() {
-            tracing::error!("a worker had panicked");
-        }
-    }
-    tracing::info!("ended");
-}
-
 fn door_limits(config: &Config) -> door::Limits {
     let General { max_client_logins, max_failed_logins, max_client_conn, .. } = config.general;
     door::Limits { logins: max_client_logins, failures: max_failed_logins, clients: max_client_conn }
 }
 
-fn notify(state: &[NotifyState<'_>]) {
+pub(super) fn notify(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::debug!(%error, "systemd could not be told");
     }

@@ -2,8 +2,9 @@
 
 use crate::client::context::{CancelRequest, Process, Report};
 use crate::client::door::Ticket;
-use crate::client::{self, Context};
+use crate::client::{self, Arrival, Context};
 use crate::config::Config;
+use crate::handover::{Link, Migrant};
 use crate::moment::Moment;
 use crate::net::stream::{Address, Detached};
 use crate::net::{Buffers, Socket, Stream};
@@ -30,6 +31,10 @@ const SWEEP: Duration = Duration::from_millis(100);
 pub enum Command {
     /// A new client.
     Client(Detached, Address, Box<Ticket>),
+    /// A client that was with another process.
+    Adopt(Migrant, Arrival),
+    /// Clients go to another process, or stay.
+    Move(Option<Arc<Link>>),
     /// A cancel request for one of its clients.
     Cancel(CancelRequest),
     /// A new configuration.
@@ -119,6 +124,7 @@ pub async fn run(seed: Seed) {
         clients: RefCell::default(),
         load,
         draining: Cell::new(false),
+        successor: RefCell::default(),
         limits: RefCell::default(),
     });
     open_standing_pools(&context);
@@ -134,6 +140,10 @@ pub async fn run(seed: Seed) {
         tokio::select! {
             command = commands.recv() => match command {
                 Some(Command::Client(stream, peer, ticket)) => welcome(&context, stream, peer, ticket),
+                Some(Command::Adopt(migrant, arrival)) => {
+                    tokio::task::spawn_local(client::adopt(context.clone(), migrant, arrival));
+                }
+                Some(Command::Move(successor)) => context.move_clients(successor),
                 Some(Command::Cancel(request)) => context.cancel(request),
                 Some(Command::Reload(config)) => reload(&context, config),
                 Some(Command::Report(answer)) => drop(answer.send(context.report())),

@@ -42,6 +42,25 @@ impl ResultShape {
     /// Of a statement that returns no rows (NoData).
     pub const NO_ROWS: ResultShape = ResultShape(0);
 
+    /// The sum itself, for another process.
+    #[must_use]
+    pub fn sum(self) -> u64 {
+        self.0
+    }
+
+    /// From the sum that another process made the same way: its [`ResultShape::example`] is the same.
+    #[must_use]
+    pub fn of_sum(sum: u64) -> ResultShape {
+        ResultShape(sum)
+    }
+
+    /// The sum of a fixed example: where two processes have the same, so are their other sums.
+    #[must_use]
+    pub fn example() -> u64 {
+        let row = b"\0\x02name\0\0\0\0\x01\0\x02\0\0\0\x13\0\x40\xff\xff\xff\xff\0\0x\0\0\0\0\0\0\0\0\0\0\x17\0\x04\0\0\0\x07\0\x01";
+        ResultShape::of_row_description(row).map_or(0, ResultShape::sum)
+    }
+
     /// From the body of a RowDescription; `None` if it is malformed.
     #[must_use]
     pub fn of_row_description(body: &[u8]) -> Option<ResultShape> {

@@ -146,6 +146,34 @@ fn what_pgvalet_lacks_is_one_warning_each_with_a_reason() {
 }
 
 #[test]
+fn peers_are_read_and_checked() {
+    let text = format!(
+        "[pgbouncer]\npeer_id = 2\n[peers]\n1 = host=a\n2 = host=/run/x port=7 pool_size=3\n[pgbouncer]{INI_REST}"
+    );
+    let config = ini(&text).unwrap();
+    assert_eq!(config.general.peer_id, 2);
+    let peer = |id| config.peers.get(&id).map(|peer| (peer.host.clone(), peer.port, peer.pool_size));
+    assert_eq!(peer(1), Some((Host::Tcp("a".into()), 6432, Some(20))));
+    assert_eq!(peer(2), Some((Host::Unix("/run/x".into()), 7, Some(3))));
+    let about_peers = |warnings: &[String]| {
+        warnings.iter().filter(|warning| warning.contains("peer")).cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(about_peers(&config.warnings), Vec::<String>::new());
+    let unused = ini(&format!("[peers]\n1 = host=a\n[pgbouncer]{INI_REST}")).unwrap();
+    let told = about_peers(&unused.warnings);
+    assert!(told.len() == 1 && told[0].contains("give each process a number of its own"), "{told:?}");
+    for (line, key, says) in [
+        ("1 = port=5", "peers.1.host", "where this peer can be reached"),
+        ("1 = host=a,b", "peers.1.host", "several hosts"),
+        ("0 = host=a", "peers.0", "from 1 to 16383"),
+        ("16384 = host=a", "peers.16384", "from 1 to 16383"),
+    ] {
+        let text = format!("[pgbouncer]\npeer_id = 2{INI_REST}[peers]\n{line}\n");
+        assert_problem(ini(&text), text.lines().count(), key, says);
+    }
+}
+
+#[test]
 fn what_an_ini_asks_for_and_cannot_have_is_refused() {
     let auth_type = |name: &str| {
         let text =

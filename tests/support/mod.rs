@@ -27,10 +27,21 @@ pub mod wire;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long anything may take before a test gives up on it.
 pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Begins a statement that only a cancel request ends, and waits until PostgreSQL runs it.
+pub fn begin_endless(cluster: &cluster::Cluster, client: &mut wire::Client) {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let tag = format!("endless {} {}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+    client.send(&frontend::query(&format!("/* {tag} */ SELECT pg_sleep(600)")));
+    let running =
+        format!("SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '/* {tag} */%'");
+    eventually("the statement to run", || (cluster.value(&running) == "1").then_some(()));
+}
 
 /// Waits until `look` finds something; panics with `what` after [`DEADLINE`].
 pub fn eventually<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -27,6 +28,16 @@ pub struct Builder {
     /// Sections such as `databases.app`, with their lines.
     sections: BTreeMap<String, Vec<String>>,
     environment: Vec<(String, String)>,
+    start: Start,
+}
+
+/// How the process is started.
+#[derive(Debug, Clone, Default)]
+struct Start {
+    /// Another program than the one under test.
+    program: Option<PathBuf>,
+    /// Listening sockets that it gets as systemd passes them; two at most.
+    sockets: Vec<Arc<OwnedFd>>,
 }
 
 impl Builder {
@@ -82,6 +93,18 @@ impl Builder {
         self
     }
 
+    /// Passes a listening socket as systemd does for a socket unit.
+    pub fn socket(mut self, socket: impl Into<OwnedFd>) -> Self {
+        self.start.sockets.push(Arc::new(socket.into()));
+        self
+    }
+
+    /// Starts this program and not the one under test.
+    pub fn program(mut self, program: &Path) -> Self {
+        self.start.program = Some(program.into());
+        self
+    }
+
     /// The TOML, with the Unix socket in `directory` unless a setting says otherwise.
     pub fn text(&self, directory: &Path) -> String {
         let socket = format!("unix_socket_dir = {}", quote(&directory.display().to_string()));
@@ -105,7 +128,7 @@ impl Builder {
     pub fn try_start(self) -> Result<Pgvalet, Failure> {
         let home = tempfile::Builder::new().prefix("pgvalet-").tempdir().expect("a temporary directory");
         let text = self.text(home.path());
-        Pgvalet::launch(home, &text, &self.environment)
+        Pgvalet::launch(home, &text, &self.environment, &self.start)
     }
 
     fn section(mut self, section: &str, lines: &[String]) -> Self {
@@ -116,6 +139,31 @@ impl Builder {
     fn section_lines(self, kind: &str, name: &str, lines: &[&str]) -> Self {
         let lines: Vec<_> = lines.iter().map(ToString::to_string).collect();
         self.section(&format!("{kind}.{}", quote(name)), &lines)
+    }
+}
+
+impl Start {
+    /// The program, with nothing to read or to write but the log.
+    fn command(&self) -> Command {
+        let program = self.program.clone().unwrap_or_else(binary);
+        let copy = |socket: &Arc<OwnedFd>| socket.try_clone().expect("a descriptor to spare");
+        let (stdin, stdout) = match &*self.sockets {
+            [] => {
+                let mut command = Command::new(program);
+                command.stdin(Stdio::null()).stdout(Stdio::null());
+                return command;
+            }
+            [one] => (copy(one), copy(one)),
+            [one, other, ..] => (copy(one), copy(other)),
+        };
+        // Only the process itself can say for which process the sockets are.
+        let script = format!(
+            "exec 3<&0 4<&1 0</dev/null 1>/dev/null; LISTEN_FDS={} LISTEN_PID=$$ exec \"$0\" \"$@\"",
+            self.sockets.len()
+        );
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", &script]).arg(program).stdin(stdin).stdout(stdout);
+        command
     }
 }
 
@@ -133,6 +181,8 @@ pub struct Pgvalet {
     pid: u32,
     log: Arc<Mutex<Vec<String>>>,
     home: TempDir,
+    /// Processes that have taken its place.
+    successors: Mutex<Vec<(u32, Guard)>>,
     _guard: Guard,
 }
 
@@ -149,7 +199,7 @@ impl Pgvalet {
     /// Starts pgvalet with a configuration given as text.
     pub fn with_config(text: &str) -> Result<Self, Failure> {
         let home = tempfile::Builder::new().prefix("pgvalet-").tempdir().expect("a temporary directory");
-        Self::launch(home, text, &[])
+        Self::launch(home, text, &[], &Start::default())
     }
 
     /// The same with variables in its environment.
@@ -157,7 +207,7 @@ impl Pgvalet {
         let home = tempfile::Builder::new().prefix("pgvalet-").tempdir().expect("a temporary directory");
         let variables: Vec<_> =
             variables.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
-        Self::launch(home, text, &variables)
+        Self::launch(home, text, &variables, &Start::default())
     }
 
     /// The TCP endpoint.
@@ -239,6 +289,11 @@ impl Pgvalet {
         eventually("pgvalet to end", || self.exit_status())
     }
 
+    /// Notes a process that has taken this one's place, so that it ends with the test. It logs to the same log.
+    pub fn succeeded_by(&self, pid: u32) {
+        lock(&self.successors).push((pid, Guard::kill(pid)));
+    }
+
     /// Everything that pgvalet has logged.
     pub fn log(&self) -> Vec<String> {
         lock(&self.log).clone()
@@ -269,16 +324,20 @@ impl Pgvalet {
         fs::read_dir(format!("/proc/{}/fd", self.pid)).expect("pgvalet runs").count()
     }
 
-    fn launch(home: TempDir, text: &str, environment: &[(String, String)]) -> Result<Self, Failure> {
+    fn launch(
+        home: TempDir,
+        text: &str,
+        environment: &[(String, String)],
+        start: &Start,
+    ) -> Result<Self, Failure> {
         let path = home.path().join("pgvalet.toml");
         write_private(&path, text);
-        let mut child = Command::new(binary())
+        let mut child = start
+            .command()
             .arg(&path)
             .current_dir(home.path())
             .env("NO_COLOR", "1")
             .envs(environment.iter().map(|(name, value)| (name, value)))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .expect("the pgvalet binary starts");
@@ -291,7 +350,8 @@ impl Pgvalet {
                 lock(&sink).push(String::from_utf8_lossy(&line).into_owned());
             }
         });
-        let valet = Self { child: Mutex::new(child), pid, log, home, _guard: guard };
+        let successors = Mutex::default();
+        let valet = Self { child: Mutex::new(child), pid, log, home, successors, _guard: guard };
         let ended = eventually("pgvalet to be ready", || {
             let ready = valet.count_log(&[" ready"]) > 0;
             if ready { Some(None) } else { valet.exit_status().map(Some) }
@@ -312,6 +372,10 @@ impl Drop for Pgvalet {
         let mut child = lock(&self.child);
         let _ = child.kill();
         let _ = child.wait();
+        for (pid, _guard) in lock(&self.successors).drain(..) {
+            let pid = Pid::from_raw(pid.cast_signed()).expect("a process id is not zero");
+            let _ = kill_process(pid, Signal::KILL);
+        }
         if std::thread::panicking() {
             eprintln!("--- log of pgvalet {}\n{}\n---", self.pid, lock(&self.log).join("\n"));
         }

@@ -4,6 +4,7 @@
 //! tables of pgvalet's own come behind them.
 
 mod objects;
+mod peers;
 mod pools;
 mod sockets;
 mod stats;
@@ -34,6 +35,7 @@ const HELP: &str = "
 \tRECONNECT [<db>]
 \tKILL [<db>]
 \tKILL_CLIENT <client_id>
+\tUPGRADE
 \tSHUTDOWN
 \tSHUTDOWN WAIT_FOR_SERVERS|WAIT_FOR_CLIENTS
 \tWAIT_CLOSE [<db>]
@@ -209,8 +211,10 @@ impl Admin {
             Show::Listeners => self.listeners(),
             Show::Version => vec![vec![concat!("pgvalet ", env!("CARGO_PKG_VERSION")).into()]],
             Show::State => self.state(),
+            Show::Peers => self.peers(),
+            Show::PeerPools => self.peer_pools(),
             Show::DnsHosts => self.dns_hosts(),
-            Show::Peers | Show::PeerPools | Show::DnsZones => Vec::new(),
+            Show::DnsZones => Vec::new(),
         }
     }
 }

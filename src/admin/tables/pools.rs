@@ -227,9 +227,9 @@ impl Admin {
         let counts: [(&str, Value); 14] = [
             ("databases", (config.databases.len() + 1).into()),
             ("users", users.into()),
-            ("peers", 0u32.into()),
+            ("peers", config.peers.len().into()),
             ("pools", (self.registry.pools().len() + 1).into()),
-            ("peer_pools", 0u32.into()),
+            ("peer_pools", self.peers.counts().len().into()),
             ("free_clients", 0u32.into()),
             ("used_clients", connections.into()),
             ("login_clients", connections.saturating_sub(clients).into()),
@@ -317,7 +317,8 @@ pub(crate) fn mode_name(mode: PoolMode) -> &'static str {
     }
 }
 
-fn hosts(hosts: &[Host]) -> String {
+/// Hosts as a list.
+pub(super) fn hosts(hosts: &[Host]) -> String {
     let name = |host: &Host| match host {
         Host::Tcp(name) => name.clone(),
         Host::Unix(directory) => directory.display().to_string(),

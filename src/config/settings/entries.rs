@@ -1,4 +1,4 @@
-//! The settings of databases and of users, and what a file says of each.
+//! The settings of databases, users and peers, and what a file says of each.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -69,6 +69,14 @@ pub(in crate::config) struct UserEntry {
     pub(in crate::config) client_idle_timeout: Option<Option<Duration>>,
     pub(in crate::config) idle_transaction_timeout: Option<Option<Duration>>,
     pub(in crate::config) transaction_timeout: Option<Option<Duration>>,
+}
+
+/// Another process behind the same address, as a file describes it: what is `None` is inherited.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(in crate::config) struct PeerEntry {
+    pub(in crate::config) host: Option<Vec<Host>>,
+    pub(in crate::config) port: Option<u16>,
+    pub(in crate::config) pool_size: Option<Option<u32>>,
 }
 
 /// The settings of a database. An empty default is inherited: from the user, or from the general setting.
@@ -178,4 +186,15 @@ pub(in crate::config) static USER: &[Setting<UserEntry>] = &[
         "Overrides the general `idle_transaction_timeout`."),
     setting!(transaction_timeout: Maybe<TimeLimit> = "", reload,
         "Overrides the general `transaction_timeout`."),
+];
+
+/// The settings of a peer.
+#[rustfmt::skip]
+pub(in crate::config) static PEER: &[Setting<PeerEntry>] = &[
+    setting!(host: Maybe<Hosts> = "", reload,
+        "Where that process itself listens, past whatever spreads connections: a name, an address, or the directory of a Unix socket."),
+    setting!(port: Maybe<Port<1>> = "6432", reload,
+        "Its port there, also in the name of its Unix socket."),
+    setting!(pool_size: Maybe<Limit> = "", reload,
+        "Cancel requests that may be on their way to it at once; default: `default_pool_size`. 0: no limit."),
 ];

@@ -20,7 +20,7 @@ mod time;
 mod tls;
 mod words;
 
-pub(in crate::config) use net::{Addresses, Hosts, OptionalAddress};
+pub(in crate::config) use net::{Addresses, Hosts, OptionalAddress, PeerId};
 pub(in crate::config) use time::{MillisLimit, Pause, Time, TimeLimit};
 pub(in crate::config) use tls::{Protocols, Roots, Suites};
 pub(in crate::config) use words::{LogFormat, LogLevel, Word};

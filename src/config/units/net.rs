@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 
 use super::{Scalar, Unit, items, quoted, written_list};
 use crate::config::Host;
+use crate::protocol::peer_key::MAX_PEER_ID;
 
 /// Addresses to listen on; `*` is every address of both IP versions.
 pub(in crate::config) struct Addresses;
@@ -33,6 +34,26 @@ impl Unit for Addresses {
 
     fn write(value: &Vec<IpAddr>) -> Option<String> {
         Some(written_list(value))
+    }
+}
+
+/// The number of a process among its peers. It has room in 14 bits of a cancel key.
+pub(in crate::config) struct PeerId;
+
+impl Unit for PeerId {
+    type Value = u16;
+    const KIND: &'static str = "number up to 16383";
+
+    fn read(scalar: &Scalar) -> Result<u16, String> {
+        let number = <super::Number<0> as Unit>::read(scalar)?;
+        u16::try_from(number)
+            .ok()
+            .filter(|id| *id <= MAX_PEER_ID)
+            .ok_or_else(|| format!("{number} is too large; write a number up to {MAX_PEER_ID}"))
+    }
+
+    fn write(value: &u16) -> Option<String> {
+        Some(value.to_string())
     }
 }
 

@@ -350,6 +350,7 @@ fn assert_nothing_evil_is_called(objects: &[String]) {
     cluster.sql("ALTER ROLE app_trust SET search_path = evil, pg_catalog, public");
     let valet = Pgvalet::in_front_of(&cluster)
         .setting("auth_type = \"trust\"")
+        .setting("unix_socket_mode = \"0700\"")
         .setting("default_pool_size = 1")
         .setting("server_check_delay = \"0\"")
         .start();

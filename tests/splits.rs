@@ -194,7 +194,7 @@ fn answers() -> Vec<Vec<u8>> {
         [backend::empty_query_response(), backend::ready_for_query('I')].concat(),
         [
             backend::notice_response("NOTICE", "00000", "hear"),
-            backend::notification_response(1, "c", "p"),
+            backend::notification_response(4711, "c", "p"),
             done("N"),
         ]
         .concat(),

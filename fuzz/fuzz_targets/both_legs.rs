@@ -12,6 +12,8 @@ use libfuzzer_sys::fuzz_target;
 use pgvalet::auth::keys::KeyCache;
 use pgvalet::auth::mock::MockSecret;
 use pgvalet::client::context::{CancelRequest, CancelRoute, Console, ConsoleSession, Process};
+use pgvalet::client::door::{Door, Limits};
+use pgvalet::exchange::Exchange;
 use pgvalet::net::stream::{Address, Detached};
 use pgvalet::net::tls::current::Current;
 use pgvalet::pool::Registry;
@@ -42,6 +44,7 @@ const LONGEST: usize = 300;
 struct House {
     runtime: LocalRuntime,
     commands: UnboundedSender<Command>,
+    door: Arc<Door>,
     whims: Whims,
     next: u32,
 }
@@ -54,6 +57,7 @@ struct Nobody;
 
 impl CancelRoute for Nobody {
     fn pass(&self, _worker: usize, _request: CancelRequest) {}
+    fn pass_elsewhere(&self, _request: CancelRequest) {}
 }
 
 impl Console for Nobody {
@@ -79,11 +83,13 @@ impl House {
         let (commands, receiver) = worker::channel();
         let whims = Whims::default();
         let servers = whims.clone();
+        let seed = seed(config, receiver);
+        let door = seed.process.door.clone();
         runtime.block_on(async {
             tokio::task::spawn_local(serve(folder.join(".s.PGSQL.1"), servers));
-            tokio::task::spawn_local(worker::run(seed(config, receiver)));
+            tokio::task::spawn_local(worker::run(seed));
         });
-        House { runtime, commands, whims, next: 0 }
+        House { runtime, commands, door, whims, next: 0 }
     }
 
     fn client(&self) -> Client {
@@ -91,7 +97,8 @@ impl House {
         near.set_nonblocking(true).unwrap();
         far.set_nonblocking(true).unwrap();
         let address = Address::Unix(PathBuf::from("/fuzz"));
-        self.commands.send(Command::Client(Detached::Unix(far), address)).unwrap();
+        let ticket = self.runtime.block_on(self.door.enter(&address)).unwrap();
+        self.commands.send(Command::Client(Detached::Unix(far), address, Box::new(ticket))).unwrap();
         let mut client = Client { stream: near, input: Vec::new(), values: Vec::new(), ready: 0, ended: false };
         client.send(startup("user\0fuzz\0database\0db\0\0"));
         client
@@ -109,12 +116,17 @@ fn seed(config: Arc<pgvalet::config::Config>, commands: tokio::sync::mpsc::Unbou
     let keys = Arc::new(KeyCache::new(NonZeroUsize::MIN));
     let tls = Current::new(config.general.server_tls.clone()).unwrap();
     let means = Arc::new(Means { keys: keys.clone(), tls, turns: Default::default() });
+    let exchange = Exchange::start(means.clone(), Box::new(|_| None)).unwrap();
     let process = Process {
         directory: pgvalet::directory::Directory::start(means.clone()).unwrap(),
         keys,
         means,
         mock: MockSecret::new([7; 32]),
         identities: Default::default(),
+        exchange: Arc::new(exchange),
+        door: Arc::new(Door::new(Limits { logins: None, failures: None, clients: u32::MAX })),
+        cancel_keys: Default::default(),
+        peers: Default::default(),
         host_names: Default::default(),
         client_tls: Current::new(config.general.client_tls.clone()).unwrap(),
         console: Arc::new(Nobody),

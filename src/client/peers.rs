@@ -2,7 +2,7 @@
 //!
 //! Whatever spreads connections over the processes gives a cancel request to any of them. The key says whose client it means
 //! ([`peer_key`]); to that process it is passed on, as pgbouncer passes it on. Invariant: no more than a peer's `pool_size` are
-//! on their way to it, and each for [`LIMIT`] at most.
+//! on their way to it, and each for `LIMIT` at most.
 
 use crate::config::{Config, Peer};
 use crate::net::Stream;

@@ -1,6 +1,6 @@
 //! Another process takes this one's place, or this one another's: what both sides need.
 //!
-//! [`giver`] starts the new process and offers it what it begins with, [`taker`] takes that; the conversation that follows is
+//! `giver` starts the new process and offers it what it begins with, [`taker`] takes that; the conversation that follows is
 //! [`crate::handover::link`]. docs/architecture.md has the order of events. Invariant: until the new process says that it can
 //! serve, nothing changes in the old one.
 

@@ -16,6 +16,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncWrite, Interest};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::task::coop;
 
 /// A connected socket, registered with the runtime of one worker.
 #[derive(Debug)]
@@ -174,7 +175,9 @@ impl Socket {
             Kind::Unix(stream) => stream.poll_read_ready(cx),
             Kind::Away(_) | Kind::Closed => Poll::Ready(Err(not_connected())),
         };
-        self.awaited_by = if outcome.is_pending() { task } else { UNKNOWN };
+        // A task that has used up its budget is to yield: the runtime has woken it again, and let nobody wait here.
+        let is_awaited = outcome.is_pending() && coop::has_budget_remaining();
+        self.awaited_by = if is_awaited { task } else { UNKNOWN };
         outcome
     }
 
@@ -406,4 +409,38 @@ fn would_block() -> io::Result<usize> {
 
 fn not_connected() -> io::Error {
     io::ErrorKind::NotConnected.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::poll_fn;
+    use std::pin::pin;
+    use tokio::io::AsyncWriteExt;
+    use tokio::task::yield_now;
+
+    #[tokio::test]
+    async fn a_task_without_budget_is_woken_all_the_same() {
+        let (near, mut far) = UnixStream::pair().unwrap();
+        let mut socket = Socket::from(near);
+        let mut polls = 0;
+        let reader = tokio::spawn(async move {
+            let mut chunk = [0; 8];
+            poll_fn(|cx| {
+                polls += 1;
+                while polls == 1 && coop::has_budget_remaining() {
+                    let _ = pin!(coop::consume_budget()).poll(cx);
+                }
+                socket.poll_read(cx, &mut chunk)
+            })
+            .await
+        });
+        // It has yielded, has been polled again, and waits.
+        for _ in 0..10 {
+            yield_now().await;
+        }
+        far.write_all(b"abc").await.unwrap();
+        let read = tokio::time::timeout(std::time::Duration::from_secs(10), reader).await;
+        assert_eq!(read.expect("it is woken").unwrap().unwrap(), 3);
+    }
 }

@@ -55,8 +55,10 @@ if ! $direct; then
     pgvalet_bin=${PGVALET_BIN:-}
     if [ -z "$pgvalet_bin" ]; then
         (cd "$root" && cargo build --release --quiet)
-        pgvalet_bin=${CARGO_TARGET_DIR:-$root/target}/release/pgvalet
+        pgvalet_bin=$(cd "$root" && realpath "${CARGO_TARGET_DIR:-target}/release/pgvalet")
     fi
+    # The suites start in folders of their own.
+    pgvalet_bin=$(realpath -e "$pgvalet_bin")
 fi
 
 start_guard

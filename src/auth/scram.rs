@@ -134,7 +134,7 @@ impl<'a> Attributes<'a> {
     }
 
     /// The value of the next attribute, which must have this name.
-    pub(super) fn expect(&mut self, name: u8) -> Result<&'a [u8], AuthError> {
+    pub(super) fn require(&mut self, name: u8) -> Result<&'a [u8], AuthError> {
         let found = self.peek();
         if found != name {
             return Err(AuthError::malformed(format!(
@@ -202,7 +202,7 @@ mod tests {
     #[test]
     fn attributes_are_read_in_order() {
         let mut attributes = attributes(b"r=a=b,s=,x=\xff");
-        assert_eq!(attributes.expect(b'r'), Ok(&b"a=b"[..]));
+        assert_eq!(attributes.require(b'r'), Ok(&b"a=b"[..]));
         assert_eq!(attributes.next(), Ok((b's', &b""[..])));
         assert!(!attributes.is_end());
         assert_eq!(attributes.next(), Ok((b'x', &b"\xff"[..])));
@@ -213,11 +213,11 @@ mod tests {
     fn malformed_attributes_are_described_as_postgresql_does() {
         let detail = |error: AuthError| error.detail().unwrap().to_owned();
         assert_eq!(
-            detail(attributes(b"s=1").expect(b'r').unwrap_err()),
+            detail(attributes(b"s=1").require(b'r').unwrap_err()),
             "Expected attribute \"r\" but found \"'s'\"."
         );
         assert_eq!(
-            detail(attributes(b"r").expect(b'r').unwrap_err()),
+            detail(attributes(b"r").require(b'r').unwrap_err()),
             "Expected character \"=\" for attribute \"r\"."
         );
         assert_eq!(
@@ -232,7 +232,7 @@ mod tests {
             "Attribute expected, but found end of string."
         );
         assert_eq!(
-            detail(trailing_comma.expect(b's').unwrap_err()),
+            detail(trailing_comma.require(b's').unwrap_err()),
             "Expected attribute \"s\" but found \"0x00\"."
         );
     }

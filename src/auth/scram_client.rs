@@ -69,10 +69,10 @@ impl ClientStart {
         if attributes.peek() == b'm' {
             return Err(AuthError::Unsupported("server requires an unsupported SCRAM extension"));
         }
-        let nonce = server_nonce(attributes.expect(b'r')?, &self.nonce)?;
-        let salt = STANDARD.decode(attributes.expect(b's')?).ok().filter(|salt| !salt.is_empty());
+        let nonce = server_nonce(attributes.require(b'r')?, &self.nonce)?;
+        let salt = STANDARD.decode(attributes.require(b's')?).ok().filter(|salt| !salt.is_empty());
         let salt = salt.ok_or_else(|| AuthError::malformed("Invalid salt in server-first-message."))?;
-        let iterations = iteration_count(attributes.expect(b'i')?)?;
+        let iterations = iteration_count(attributes.require(b'i')?)?;
         if !attributes.is_end() {
             return Err(AuthError::malformed("Garbage found at the end of server-first-message."));
         }
@@ -115,9 +115,9 @@ impl ClientProved {
     pub fn server_final(self, message: &[u8]) -> Result<(), AuthError> {
         let mut attributes = Attributes::new(message, MAX_SERVER_MESSAGE)?;
         if attributes.peek() == b'e' {
-            return Err(AuthError::Refused(printable_text(attributes.expect(b'e')?)));
+            return Err(AuthError::Refused(printable_text(attributes.require(b'e')?)));
         }
-        let signature = decode_key(attributes.expect(b'v')?)
+        let signature = decode_key(attributes.require(b'v')?)
             .ok_or_else(|| AuthError::malformed("Invalid server signature in server-final-message."))?;
         if !attributes.is_end() {
             return Err(AuthError::malformed("Garbage found at the end of server-final-message."));

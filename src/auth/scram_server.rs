@@ -100,8 +100,8 @@ impl ServerStart {
         if attributes.peek() == b'm' {
             return Err(AuthError::Unsupported("client requires an unsupported SCRAM extension"));
         }
-        attributes.expect(b'n')?;
-        let client_nonce = attributes.expect(b'r')?;
+        attributes.require(b'n')?;
+        let client_nonce = attributes.require(b'r')?;
         if !is_printable(client_nonce) {
             return Err(AuthError::protocol("non-printable characters in SCRAM nonce"));
         }
@@ -127,8 +127,8 @@ impl ServerChallenged {
     /// nonce, another channel binding.
     pub fn client_final(self, message: &[u8]) -> Result<Accepted, AuthError> {
         let mut attributes = Attributes::new(message, MAX_CLIENT_MESSAGE)?;
-        self.check_binding(attributes.expect(b'c')?)?;
-        let nonce = attributes.expect(b'r')?;
+        self.check_binding(attributes.require(b'c')?)?;
+        let nonce = attributes.require(b'r')?;
         let (proof_at, proof) = loop {
             let at = attributes.position();
             if let (b'p', proof) = attributes.next()? {
@@ -231,7 +231,7 @@ fn gs2_header(attributes: &mut Attributes<'_>, offered: ServerBinding) -> Result
     };
 
     if flag == b'p' {
-        let kind = attributes.expect(b'p')?;
+        let kind = attributes.require(b'p')?;
         if kind != TLS_SERVER_END_POINT.as_bytes() {
             return Err(AuthError::protocol(format!(
                 "unsupported SCRAM channel-binding type \"{}\"",

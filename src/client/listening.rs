@@ -13,6 +13,7 @@ use crate::client::relay::{Body, End, Leaving, Relay};
 use crate::config::{Listen, ListenerLost};
 use crate::error::{Error, Kind};
 use crate::exchange::Notification;
+use crate::moment::Moment;
 use crate::protocol::frame::HEADER;
 use crate::protocol::{Header, TxStatus, backend, frontend};
 use crate::server::owed::Owed;
@@ -21,7 +22,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::task::Context;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Channels beyond which a client keeps its server instead.
 const MAX_CHANNELS: usize = 1000;
@@ -50,7 +51,7 @@ pub(super) struct Listening {
     /// What the client itself has notified, as its server has shown it, in order.
     own: VecDeque<Own>,
     /// Until when an answer is held back for that.
-    held_until: Option<Instant>,
+    held_until: Option<Moment>,
 }
 
 /// A notification of the client's server that is not told yet.
@@ -79,7 +80,7 @@ enum Handover {
         /// What the server has shown behind it: the listener's, if it sees the marker too.
         behind: Vec<Notification>,
         /// Until when it has to.
-        until: Instant,
+        until: Moment,
     },
     /// The server would not set one.
     Failed,
@@ -209,7 +210,7 @@ impl Relay {
         }
         self.tell_notifications();
         let Some(listening) = &mut self.listening else { return false };
-        let is_over = listening.held_until.is_some_and(|until| until <= Instant::now());
+        let is_over = listening.held_until.is_some_and(|until| until <= Moment::now());
         if listening.own.is_empty() || is_over || listening.subscription.gap().is_some() {
             let rest = std::mem::take(&mut listening.own);
             listening.held_until = None;
@@ -222,7 +223,7 @@ impl Relay {
             return false;
         }
         if listening.held_until.is_none() {
-            listening.held_until = Some(Instant::now() + HOLD);
+            listening.held_until = Some(Moment::now() + HOLD);
             let cell = self.cell.clone();
             tokio::task::spawn_local(async move {
                 tokio::time::sleep(HOLD).await;
@@ -363,7 +364,7 @@ impl Relay {
             if !listening.subscription.is_expecting() {
                 listening.live.extend(std::mem::take(channels));
                 listening.plan_handover();
-            } else if *until <= Instant::now() {
+            } else if *until <= Moment::now() {
                 self.marker_failed();
                 return Ears::Own;
             }
@@ -388,7 +389,7 @@ impl Relay {
         let channels = std::mem::take(channels);
         let token = listening.subscription.expect(channels.clone());
         let question = format!("LISTEN {0};NOTIFY {0}, '{token}'", quote(&marker, true));
-        let until = Instant::now() + SIGHT;
+        let until = Moment::now() + SIGHT;
         listening.handover =
             Handover::Marking { channels, marker, token, is_set: false, behind: Vec::new(), until };
         let cell = self.cell.clone();
@@ -454,7 +455,7 @@ impl Listening {
                     self.own.push_back(Own::Expected(notification()));
                 }
                 if behind.len() > MAX_OWN {
-                    *until = Instant::now();
+                    *until = Moment::now();
                 }
                 return true;
             }

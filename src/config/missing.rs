@@ -2,8 +2,6 @@
 //!
 //! Owns that one list. A setting leaves it when pgvalet learns it.
 
-use super::draft::Section;
-
 /// What to do about a setting that pgvalet does not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Missing {
@@ -35,38 +33,20 @@ const GENERAL: &[(&str, &str, &str)] = &[
     ("client_tls_dheparams", "none,legacy,auto", "has no meaning here: there is no key exchange that needs parameters"),
 ];
 
-/// The same for a line of `[databases]`.
-#[rustfmt::skip]
-const DATABASE: &[(&str, &str, &str)] = &[
-];
-
-/// The same for a line of `[users]`.
-#[rustfmt::skip]
-const USER: &[(&str, &str, &str)] = &[
-];
-
 /// Limits of a database or user that are unset when 0: the general setting holds.
 const ZERO_IS_UNSET: [&str; 3] = ["max_db_connections", "max_user_connections", "server_lifetime"];
 
 /// What to do about `key = value` of `[pgbouncer]`; `None` if it is a setting of pgvalet, or of nobody.
 pub(super) fn general(key: &str, value: &str) -> Option<Missing> {
-    found(GENERAL, key, value)
+    let (_, harmless, why) = GENERAL.iter().find(|(name, ..)| *name == key)?;
+    let harmless =
+        value.is_empty() || harmless.split(',').any(|harmless| harmless.eq_ignore_ascii_case(value));
+    Some(if harmless { Missing::Harmless } else { Missing::Told(why) })
 }
 
-/// The same for a key of a database or user.
-pub(super) fn entry(section: &Section, key: &str, value: &str) -> Option<Missing> {
-    if value == "-1" && key == "query_wait_timeout" {
-        return Some(Missing::Harmless);
-    }
-    if value == "0" && ZERO_IS_UNSET.contains(&key) {
-        return Some(Missing::Harmless);
-    }
-    match section {
-        Section::General | Section::Name(_) => None,
-        Section::Database(_) => found(DATABASE, key, value),
-        Section::User(_) => found(USER, key, value),
-        Section::Peer(_) => None,
-    }
+/// Whether `key = value` of a database or user leaves the general setting in force.
+pub(super) fn is_unset(key: &str, value: &str) -> bool {
+    value == "-1" && key == "query_wait_timeout" || value == "0" && ZERO_IS_UNSET.contains(&key)
 }
 
 /// Why pgvalet does not have `key`, if pgbouncer does.
@@ -74,20 +54,12 @@ pub(super) fn why(key: &str) -> Option<&'static str> {
     if key == "server_reset_query_always" {
         return Some("here it is reset = \"always\"");
     }
-    let mut all = [GENERAL, DATABASE, USER].into_iter().flatten();
-    all.find(|(name, ..)| *name == key).map(|(.., why)| *why)
+    GENERAL.iter().find(|(name, ..)| *name == key).map(|(.., why)| *why)
 }
 
 /// The settings of `[pgbouncer]` that pgvalet lacks, with pgbouncer's defaults.
 pub(super) fn defaults() -> impl Iterator<Item = (&'static str, &'static str)> {
     GENERAL.iter().map(|(name, harmless, _)| (*name, harmless.rsplit(',').next().unwrap_or_default()))
-}
-
-fn found(table: &[(&str, &str, &'static str)], key: &str, value: &str) -> Option<Missing> {
-    let (_, harmless, why) = table.iter().find(|(name, ..)| *name == key)?;
-    let harmless =
-        value.is_empty() || harmless.split(',').any(|harmless| harmless.eq_ignore_ascii_case(value));
-    Some(if harmless { Missing::Harmless } else { Missing::Told(why) })
 }
 
 #[cfg(test)]
@@ -99,14 +71,6 @@ mod tests {
     fn nothing_is_missing_that_the_settings_have() {
         let known: Vec<&str> = settings::general().map(|about| about.name).collect();
         for (name, ..) in GENERAL {
-            assert!(!known.contains(name), "{name}");
-        }
-        let known: Vec<&str> = settings::database().map(|about| about.name).collect();
-        for (name, ..) in DATABASE {
-            assert!(!known.contains(name), "{name}");
-        }
-        let known: Vec<&str> = settings::user().map(|about| about.name).collect();
-        for (name, ..) in USER {
             assert!(!known.contains(name), "{name}");
         }
     }

@@ -174,10 +174,8 @@ impl Reader {
         };
         for (key, value) in pairs {
             let key = if key == "reserve_pool" { "reserve_pool_size".into() } else { key };
-            match missing::entry(&section, &key, &value) {
-                None => self.draft.set(&section, &key, &Scalar::Text(value), place),
-                Some(Missing::Harmless) => {}
-                Some(Missing::Told(why)) => self.tell(place, &section.key(&key), why),
+            if !missing::is_unset(&key, &value) {
+                self.draft.set(&section, &key, &Scalar::Text(value), place);
             }
         }
     }

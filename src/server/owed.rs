@@ -86,7 +86,7 @@ impl OwedQueue {
             }
             _ if self.skipping => return Some(owed),
             Owed::Query(_) | Owed::FunctionCall => self.unsynced = false,
-            Owed::Settings | Owed::Failing | Owed::Restore | Owed::Survey | Owed::Channels => {}
+            _ if owed.is_own_query() => {}
             Owed::OwnSync => self.unsynced = false,
             Owed::CopyData => {
                 if matches!(self.queue.back(), None | Some(Owed::CopyData)) {
@@ -265,22 +265,20 @@ impl OwedQueue {
     #[inline]
     #[must_use]
     pub fn swallowing(&self) -> bool {
-        matches!(
-            self.queue.front(),
-            Some(
-                Owed::Settings
-                    | Owed::Failing
-                    | Owed::Restore
-                    | Owed::Survey
-                    | Owed::Channels
-                    | Owed::Prepare(_)
-                    | Owed::Evict(_)
-                    | Owed::Shape(_)
-                    | Owed::Own(_)
-                    | Owed::Names
-                    | Owed::OwnSync
-            )
-        ) || self.answered && matches!(self.queue.front(), Some(Owed::Query(_)))
+        let is_ours = |owed: &Owed| {
+            owed.is_own_query()
+                || matches!(
+                    owed,
+                    Owed::Prepare(_)
+                        | Owed::Evict(_)
+                        | Owed::Shape(_)
+                        | Owed::Own(_)
+                        | Owed::Names
+                        | Owed::OwnSync
+                )
+        };
+        self.queue.front().is_some_and(is_ours)
+            || self.answered && matches!(self.queue.front(), Some(Owed::Query(_)))
     }
 
     /// Every named statement that was there before is gone. Gives the names and ids of those that messages which are
@@ -406,15 +404,11 @@ impl OwedQueue {
     pub fn reply(&mut self, tag: u8) -> Verdict {
         let Some(head) = self.queue.front() else { return Verdict::Violation };
         let (fits, ends) = match (head, tag) {
-            (
-                Owed::Query(_)
-                | Owed::Settings
-                | Owed::Failing
-                | Owed::Restore
-                | Owed::Survey
-                | Owed::Channels,
-                b'T' | b'D' | b'I' | b'H' | b'd' | b'c' | b'G' | b'W' | b'C',
-            ) => (true, false),
+            (head, b'T' | b'D' | b'I' | b'H' | b'd' | b'c' | b'G' | b'W' | b'C')
+                if matches!(head, Owed::Query(_)) || head.is_own_query() =>
+            {
+                (true, false)
+            }
             (Owed::Execute, b'D' | b'H' | b'd' | b'c' | b'G' | b'W') => (true, false),
             (Owed::Execute, b'C' | b'I' | b's') => (true, true),
             (Owed::Parse(_) | Owed::Prepare(_), b'1') | (Owed::Bind, b'2') => (true, true),
@@ -455,14 +449,7 @@ impl OwedQueue {
                 self.answered = false;
                 Verdict::Forward
             }
-            Some(
-                Owed::Settings
-                | Owed::Failing
-                | Owed::Restore
-                | Owed::Survey
-                | Owed::Channels
-                | Owed::OwnSync,
-            ) => Verdict::Swallow,
+            Some(owed) if owed.is_own_query() || matches!(owed, Owed::OwnSync) => Verdict::Swallow,
             _ => return Verdict::Violation,
         };
         self.take_first();

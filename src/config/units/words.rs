@@ -14,8 +14,6 @@ pub(in crate::config) trait Words: Sized + Copy + PartialEq + 'static {
     const KIND: &'static str;
     /// Every word and its meaning.
     const ALL: &'static [(&'static str, Self)];
-    /// Words that pgbouncer has and pgvalet does not (yet).
-    const MISSING: &'static [&'static str] = &[];
 }
 
 impl<T: Words> Unit for Word<T> {
@@ -31,8 +29,7 @@ impl<T: Words> Unit for Word<T> {
             return Ok(*value);
         }
         let names: Vec<String> = T::ALL.iter().map(|(name, _)| format!("{name:?}")).collect();
-        let known = if T::MISSING.contains(&word.as_str()) { "is not supported yet" } else { "is not known" };
-        Err(format!("{scalar} {known}; write one of {}", names.join(", ")))
+        Err(format!("{scalar} is not known; write one of {}", names.join(", ")))
     }
 
     fn write(value: &T) -> Option<String> {

@@ -99,7 +99,7 @@ impl OwedQueue {
         let says = |owed: &Owed| match owed {
             Owed::Query(_) | Owed::Sync | Owed::FunctionCall | Owed::OwnSync => Some(false),
             Owed::CopyData | Owed::CopySync | Owed::CopyEnd => None,
-            Owed::Settings | Owed::Failing | Owed::Restore | Owed::Survey | Owed::Channels => None,
+            _ if owed.is_own_query() => None,
             _ => Some(true),
         };
         self.unsynced = self.queue.iter().rev().find_map(says).unwrap_or(false);

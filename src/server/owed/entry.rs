@@ -116,18 +116,14 @@ impl Owed {
     /// Whether its error has the server skip what follows.
     #[inline]
     pub(super) fn can_skip(&self) -> bool {
-        !matches!(
-            self,
-            Owed::Query(_)
-                | Owed::FunctionCall
-                | Owed::Settings
-                | Owed::Restore
-                | Owed::Survey
-                | Owed::Channels
-                | Owed::Failing
-                | Owed::Sync
-                | Owed::OwnSync
-        )
+        !self.is_own_query()
+            && !matches!(self, Owed::Query(_) | Owed::FunctionCall | Owed::Sync | Owed::OwnSync)
+    }
+
+    /// Whether it is a Query of pgvalet's own: it ends with a ReadyForQuery, and neither opens nor ends a batch.
+    #[inline]
+    pub(super) fn is_own_query(&self) -> bool {
+        matches!(self, Owed::Settings | Owed::Failing | Owed::Restore | Owed::Survey | Owed::Channels)
     }
 
     /// Whether it puts a statement under the empty name.

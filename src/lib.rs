@@ -10,7 +10,7 @@
 //!
 //! # The modules
 //!
-//! Arrows point down only; `config`, `error`, `metrics` and `moment` serve all.
+//! Arrows point down only; `alarm`, `config`, `error`, `metrics` and `moment` serve all.
 //!
 //! - [`runtime`]: the process: workers, listeners, signals, reload, upgrade, shutdown. [`handover`]: what two processes say to
 //!   each other while one takes the other's place; its messages are plain data, filled by those whose it is.
@@ -25,8 +25,10 @@
 //! `protocol`, `session` and `auth` are pure: no I/O, no clock, no randomness.
 
 #![forbid(unsafe_code)]
+#![warn(clippy::disallowed_methods)]
 
 pub mod admin;
+pub mod alarm;
 pub mod auth;
 pub mod cli;
 pub mod client;

@@ -4,6 +4,7 @@
 //! until the process ends, so that a shutdown can be watched.
 
 use crate::admin::Admin;
+use crate::alarm::timeout;
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{ALLOW, CONTENT_TYPE};
@@ -20,7 +21,6 @@ use std::time::Duration;
 use tokio::runtime::Builder;
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
-use tokio::time::timeout;
 
 /// Connections served at the same time; one more ends the oldest.
 const CONNECTIONS: usize = 32;
@@ -75,7 +75,7 @@ async fn serve(listener: TcpListener, admin: Arc<Admin>) -> io::Result<()> {
             Ok((stream, _)) => stream,
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection for metrics; trying again in a moment");
-                tokio::time::sleep(PAUSE).await;
+                crate::alarm::sleep(PAUSE).await;
                 continue;
             }
         };

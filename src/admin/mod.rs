@@ -245,7 +245,7 @@ impl Admin {
             Command::WaitClose(database) => {
                 self.check_database(database.as_deref(), "wait in")?;
                 while !self.registry.is_renewed(database.as_deref()) {
-                    tokio::time::sleep(LOOK).await;
+                    crate::alarm::sleep(LOOK).await;
                 }
                 Ok(Answer::tag("WAIT_CLOSE"))
             }
@@ -298,7 +298,7 @@ impl Admin {
             if !still {
                 return Err(Error::new(Kind::WrongState, "the pause was taken back by RESUME"));
             }
-            tokio::time::sleep(LOOK).await;
+            crate::alarm::sleep(LOOK).await;
         }
         Ok(Answer::tag("PAUSE"))
     }

@@ -7,6 +7,7 @@
 use crate::config::Config;
 use crate::protocol::peer_key;
 use std::collections::HashMap;
+use std::ops::Deref;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A key as a client was told it.
@@ -15,7 +16,33 @@ pub struct CancelKey {
     /// The process id.
     pub pid: i32,
     /// The secret.
-    pub secret: Box<[u8]>,
+    pub secret: Secret,
+}
+
+/// The secret of a [`CancelKey`]. Nearly all have four bytes, and need no memory of their own.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Secret {
+    /// As before version 3.2 of the protocol.
+    Short([u8; 4]),
+    /// Of any other length.
+    Long(Box<[u8]>),
+}
+
+impl From<&[u8]> for Secret {
+    fn from(bytes: &[u8]) -> Secret {
+        bytes.try_into().map_or_else(|_| Secret::Long(bytes.into()), Secret::Short)
+    }
+}
+
+impl Deref for Secret {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Secret::Short(bytes) => bytes,
+            Secret::Long(bytes) => bytes,
+        }
+    }
 }
 
 impl CancelKey {
@@ -30,18 +57,19 @@ impl CancelKey {
             }
             // Of four bytes in every version: that is what the other processes understand.
             let (pid, secret) = peer_key::stamp(peer_id, random);
-            return CancelKey { pid, secret: secret.into() };
+            return CancelKey { pid, secret: Secret::Short(secret) };
         }
-        let mut secret = vec![0; if minor >= 2 { 32 } else { 4 }];
-        match getrandom::fill(&mut secret) {
-            Ok(()) => CancelKey { pid: place, secret: secret.into() },
+        let mut random = [0; 32];
+        let secret = if minor >= 2 { &mut random[..] } else { &mut random[..4] };
+        match getrandom::fill(secret) {
+            Ok(()) => CancelKey { pid: place, secret: Secret::from(&*secret) },
             Err(_) => CancelKey::unusable(place),
         }
     }
 
     /// Without randomness nobody could be told from another: cancel does not work then, and nothing else.
     fn unusable(place: i32) -> CancelKey {
-        CancelKey { pid: place, secret: Box::default() }
+        CancelKey { pid: place, secret: Secret::Long(Box::default()) }
     }
 }
 

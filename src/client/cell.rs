@@ -138,13 +138,21 @@ pub struct ClientCell {
     began: Cell<Moment>,
     origin: Origin,
     /// What it has been told of its settings; empty until its first query.
-    told: RefCell<Arc<Reported>>,
+    told: RefCell<Option<Arc<Reported>>>,
     prepared: Cell<u32>,
     waker: RefCell<Option<Waker>>,
-    verdict: RefCell<Option<Verdict>>,
-    cancel: RefCell<Option<oneshot::Sender<()>>>,
-    /// Whether `verdict` or `cancel` is set: all that a turn of the relay looks at.
+    /// What it is to hear; few clients ever do.
+    said: RefCell<Option<Box<Said>>>,
+    /// Whether it is to listen: all that a turn of the relay looks at.
     summons: Cell<bool>,
+}
+
+/// What a client's task is to hear.
+#[derive(Debug, Default)]
+struct Said {
+    verdict: Option<Verdict>,
+    /// Cancel the query; dropped when that was dealt with.
+    cancel: Option<oneshot::Sender<()>>,
 }
 
 impl ClientCell {
@@ -165,8 +173,7 @@ impl ClientCell {
             told: RefCell::default(),
             prepared: Cell::new(0),
             waker: RefCell::default(),
-            verdict: RefCell::default(),
-            cancel: RefCell::default(),
+            said: RefCell::default(),
             summons: Cell::new(false),
         };
         cell.limit(limits);
@@ -237,8 +244,8 @@ impl ClientCell {
     #[inline]
     pub fn note(&self, prepared: usize, told: &Arc<Reported>) {
         self.prepared.set(prepared as u32);
-        if !Arc::ptr_eq(&self.told.borrow(), told) {
-            *self.told.borrow_mut() = told.clone();
+        if !self.told.borrow().as_ref().is_some_and(|known| Arc::ptr_eq(known, told)) {
+            *self.told.borrow_mut() = Some(told.clone());
         }
     }
 
@@ -252,7 +259,8 @@ impl ClientCell {
     #[must_use]
     pub fn info(&self, now: Moment) -> ClientInfo {
         let told = self.told.borrow();
-        let named = told.get(b"application_name").map(|name| String::from_utf8_lossy(name).into());
+        let named = told.as_ref().and_then(|told| told.get(b"application_name"));
+        let named = named.map(|name| String::from_utf8_lossy(name).into());
         ClientInfo {
             id: self.id(),
             database: self.database.clone(),
@@ -281,20 +289,21 @@ impl ClientCell {
 
     /// Tells the task something; the first word stands, but for those that wait for a moment and [`Verdict::Waits`].
     pub fn tell(&self, verdict: Verdict) {
-        let mut told = self.verdict.borrow_mut();
+        let mut said = self.said.borrow_mut();
+        let told = &mut said.get_or_insert_default().verdict;
         let waits_for_a_moment = matches!(*told, Some(Verdict::Drain | Verdict::Move | Verdict::Stay));
         if matches!(*told, None | Some(Verdict::Waits))
             || waits_for_a_moment && !matches!(verdict, Verdict::Waits)
         {
             *told = Some(verdict);
         }
-        drop(told);
+        drop(said);
         self.summon();
     }
 
     /// Passes a cancel request on; `done` is dropped when it has been dealt with.
     pub fn request_cancel(&self, done: oneshot::Sender<()>) {
-        *self.cancel.borrow_mut() = Some(done);
+        self.said.borrow_mut().get_or_insert_default().cancel = Some(done);
         self.summon();
     }
 
@@ -308,7 +317,8 @@ impl ClientCell {
     /// Takes what was said.
     pub fn hear(&self) -> (Option<Verdict>, Option<oneshot::Sender<()>>) {
         self.summons.set(false);
-        (self.verdict.borrow_mut().take(), self.cancel.borrow_mut().take())
+        let said = self.said.take().map(|said| *said).unwrap_or_default();
+        (said.verdict, said.cancel)
     }
 
     /// Has the task take its turn and hear what there is.

@@ -1,5 +1,6 @@
 //! A client's connection before it is a session: what is read of it and written to it while it logs in.
 
+use crate::alarm::timeout;
 use crate::auth::transport::{Certificate, Tls, Transport};
 use crate::client::login::Refusal;
 use crate::config::{Config, names};
@@ -15,7 +16,6 @@ use bytes::BytesMut;
 use std::future::poll_fn;
 use std::io;
 use std::time::Duration;
-use tokio::time::timeout;
 
 /// Longest message during authentication (`PG_MAX_AUTH_TOKEN_LENGTH`).
 pub(super) const MAX_AUTH_MESSAGE: usize = 65_535;

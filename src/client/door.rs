@@ -5,6 +5,7 @@
 //! when room is short it is made where most are, by the one that has taken longest. Unix sockets are not limited here: the
 //! permissions of their file say who may knock.
 
+use crate::alarm::timeout;
 use crate::net::stream::Address;
 use lru::LruCache;
 use std::collections::{HashMap, VecDeque};
@@ -13,7 +14,6 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, oneshot};
-use tokio::time::timeout;
 
 /// How long a login may take before it has to make room for others, where there is none.
 const GRACE: Duration = Duration::from_secs(3);

@@ -2,6 +2,7 @@
 //!
 //! Invariant: nothing that came in the clear counts as having come encrypted.
 
+use crate::alarm::timeout;
 use crate::client::connection::Connection;
 use crate::client::context::{CancelRequest, Context, Messenger};
 use crate::client::login::{Refusal, too_many_clients};
@@ -14,7 +15,6 @@ use crate::protocol::startup::{MAX_STARTUP, Packet, Startup, StartupError, packe
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::sync::oneshot;
-use tokio::time::timeout;
 
 /// How long a cancel request may take.
 const CANCEL_LIMIT: Duration = Duration::from_secs(10);

@@ -226,7 +226,7 @@ impl Relay {
             listening.held_until = Some(Moment::now() + HOLD);
             let cell = self.cell.clone();
             tokio::task::spawn_local(async move {
-                tokio::time::sleep(HOLD).await;
+                crate::alarm::sleep(HOLD).await;
                 cell.summon();
             });
         }
@@ -394,7 +394,7 @@ impl Relay {
             Handover::Marking { channels, marker, token, is_set: false, behind: Vec::new(), until };
         let cell = self.cell.clone();
         tokio::task::spawn_local(async move {
-            tokio::time::sleep(SIGHT).await;
+            crate::alarm::sleep(SIGHT).await;
             cell.summon();
         });
         self.ask_for_marker(question);

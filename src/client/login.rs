@@ -1,5 +1,6 @@
 //! The life of a client's connection: its first packets, its login, its session, its end.
 
+use crate::alarm::timeout;
 use crate::client::authentication::{Applicant, authenticate};
 use crate::client::cell::{Activity, ClientCell, Origin};
 use crate::client::census::Counted as Enrolled;
@@ -31,7 +32,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
-use tokio::time::timeout;
 
 /// Why a connection ended before it became a session.
 #[derive(Debug)]

@@ -8,7 +8,7 @@
 //! result type"). So a Parse always goes to the server, the columns that the statement has then are asked for behind it,
 //! and what a server has prepared for others is used only if its columns are the same.
 
-use crate::client::relay::{Body, End, Relay};
+use crate::client::relay::{Body, End, KnownReading, Relay};
 use crate::client::upstream::Step;
 use crate::error::{Error, Kind};
 use crate::protocol::frame::HEADER;
@@ -344,18 +344,19 @@ impl Relay {
 
     /// How texts are read, as far as the server has told.
     pub(super) fn reading(&mut self) -> Arc<Settings> {
-        if let Some((settings, told, reading)) = &self.reading
-            && Arc::ptr_eq(settings, &self.settings)
-            && Arc::ptr_eq(told, &self.told)
+        if let Some(known) = &self.reading
+            && Arc::ptr_eq(&known.settings, &self.settings)
+            && Arc::ptr_eq(&known.told, &self.told)
         {
-            return reading.clone();
+            return known.reading.clone();
         }
         let reading = self.settings.reading(&self.told);
         let reading = match &self.reading {
-            Some((_, _, known)) if **known == reading => known.clone(),
+            Some(known) if *known.reading == reading => known.reading.clone(),
             _ => self.shard.share_reading(reading),
         };
-        self.reading = Some((self.settings.clone(), self.told.clone(), reading.clone()));
+        let (settings, told) = (self.settings.clone(), self.told.clone());
+        self.reading = Some(Box::new(KnownReading { settings, told, reading: reading.clone() }));
         reading
     }
 

@@ -4,6 +4,7 @@
 //! ([`peer_key`]); to that process it is passed on, as pgbouncer passes it on. Invariant: no more than a peer's `pool_size` are
 //! on their way to it, and each for `LIMIT` at most.
 
+use crate::alarm::timeout;
 use crate::config::{Config, Peer};
 use crate::net::Stream;
 use crate::net::connect::connect;
@@ -15,7 +16,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
 
 /// How long a peer gets to take a cancel request.
 const LIMIT: Duration = Duration::from_secs(10);

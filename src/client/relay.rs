@@ -98,6 +98,14 @@ pub(super) struct LostTransaction {
     pub(super) error: Option<Error>,
 }
 
+/// How texts are read, and what that follows from.
+#[derive(Debug)]
+pub(super) struct KnownReading {
+    pub(super) settings: Arc<Settings>,
+    pub(super) told: Arc<Reported>,
+    pub(super) reading: Arc<Settings>,
+}
+
 /// A logged-in client and its dealings with servers.
 #[derive(Debug)]
 pub(super) struct Relay {
@@ -127,8 +135,8 @@ pub(super) struct Relay {
     pub(super) resetting: Option<Box<Resets>>,
     /// What statements take back that were bound in this lease.
     pub(super) bound_resets: Option<Box<Resets>>,
-    /// How texts are read: what its settings and the server's reports, as they were then, come to.
-    pub(super) reading: Option<(Arc<Settings>, Arc<Reported>, Arc<Settings>)>,
+    /// How texts are read, once that was of interest.
+    pub(super) reading: Option<Box<KnownReading>>,
     /// What it has been told by ParameterStatus.
     pub(super) told: Arc<Reported>,
     /// Whether bytes of its encoding can look like ASCII and not be, or the encoding may be about to change.

@@ -34,14 +34,21 @@ const ONCE: &[u8] = b"pgvalet_once";
 /// The client's names that the server knows, during one lease.
 #[derive(Debug, Default)]
 pub(super) struct SqlNames {
-    /// Names given to the server or told by it, with the statements behind them; `None`: an empty one that only makes the
-    /// name taken.
-    here: HashMap<Box<[u8]>, Option<Arc<Statement>>, RandomState>,
+    /// Few servers have any.
+    lists: Option<Box<Lists>>,
     knowledge: Knowledge,
     /// The text that the server was prepared for last may make or drop statements, and is about to be sent.
     upcoming: bool,
     /// Something that pgvalet sent failed: that a name is not there says nothing.
     failed: bool,
+}
+
+#[derive(Debug, Default)]
+struct Lists {
+    /// Names given to the server or told by it, with the statements behind them; `None`: an empty one that only makes the
+    /// name taken.
+    here: HashMap<Box<[u8]>, Option<Arc<Statement>>, RandomState>,
+    /// What the server has told of its list.
     told: Vec<Told>,
     told_bytes: usize,
 }
@@ -75,12 +82,7 @@ impl SqlNames {
     /// Forgets all: the client has got another server.
     #[inline]
     pub(super) fn clear(&mut self) {
-        if self.knowledge != Knowledge::Certain
-            || self.upcoming
-            || self.failed
-            || self.here.capacity() > 0
-            || self.told.capacity() > 0
-        {
+        if self.knowledge != Knowledge::Certain || self.upcoming || self.failed || self.lists.is_some() {
             *self = SqlNames::default();
         }
     }
@@ -134,11 +136,11 @@ impl SqlNames {
     pub(super) fn reset(&self, plan: ResetPlan) -> ResetPlan {
         let mut statements = match plan {
             ResetPlan::Full => return plan,
-            plan if self.here.is_empty() => return plan,
+            plan if self.is_empty() => return plan,
             ResetPlan::Nothing => Vec::new(),
             ResetPlan::Components(statements) => statements,
         };
-        for name in self.here.keys() {
+        for name in self.names() {
             match std::str::from_utf8(name) {
                 Ok(name) if name.is_ascii() => {
                     statements.push(Cow::Owned(format!("DEALLOCATE {}", quote(name))))
@@ -150,8 +152,26 @@ impl SqlNames {
         ResetPlan::Components(statements)
     }
 
+    /// What the server has under this name.
+    fn get(&self, name: &[u8]) -> Option<&Option<Arc<Statement>>> {
+        self.lists.as_ref()?.here.get(name)
+    }
+
     fn put(&mut self, name: &[u8], statement: Option<Arc<Statement>>) {
-        self.here.insert(name.into(), statement);
+        self.lists.get_or_insert_default().here.insert(name.into(), statement);
+    }
+
+    /// Takes a name out; whether it was there.
+    fn remove(&mut self, name: &[u8]) -> bool {
+        self.lists.as_mut().is_some_and(|lists| lists.here.remove(name).is_some())
+    }
+
+    fn names(&self) -> impl Iterator<Item = &Box<[u8]>> {
+        self.lists.iter().flat_map(|lists| lists.here.keys())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.lists.as_ref().is_none_or(|lists| lists.here.is_empty())
     }
 }
 
@@ -206,7 +226,7 @@ impl Relay {
     /// A statement itself is given to the server only where it is certain that it is executed: one that is merely mentioned
     /// may not be preparable any more, and that is no error of this text.
     fn needs(&self, text: &[u8]) -> Vec<(Box<[u8]>, Need)> {
-        if self.statements.is_empty() && self.sql_names.here.is_empty() {
+        if self.statements.is_empty() && self.sql_names.is_empty() {
             return Vec::new();
         }
         let words = Words::of(text);
@@ -217,7 +237,7 @@ impl Relay {
             self.statements.iter().filter(|(name, _)| !name.starts_with(b"pgvalet_") && words.mention(name))
         {
             let executes = executed.as_ref().map_or(dynamic, |names| names.contains(name));
-            let is_met = match self.sql_names.here.get(name) {
+            let is_met = match self.sql_names.get(name) {
                 None => false,
                 Some(None) => !executes,
                 Some(Some(there)) => there.id() == named.statement.id(),
@@ -229,13 +249,13 @@ impl Relay {
         }
         let knows = !matches!(self.sql_names.knowledge, Knowledge::Doubtful | Knowledge::Unanswered);
         let closed = |name: &[u8]| self.statements.get(name).is_none() && knows;
-        let stale = self.sql_names.here.keys().filter(|name| closed(name) && words.mention(name));
+        let stale = self.sql_names.names().filter(|name| closed(name) && words.mention(name));
         needs.extend(stale.map(|name| (name.clone(), Need::Nothing)));
         needs
     }
 
     fn supply(&mut self, name: &[u8], need: Need) {
-        if self.sql_names.here.remove(name).is_some() {
+        if self.sql_names.remove(name) {
             frontend::close_statement(self.to_server.insert(&mut self.from_client), name);
             self.owe(Owed::Own(b'3'));
         }
@@ -280,8 +300,7 @@ impl Relay {
     /// Makes the statement of a name that SQL made known to the server. `false` while the names are not certain.
     pub(super) fn supply_sql(&mut self, name: &[u8], statement: &Arc<Statement>) {
         let name = key(name);
-        let is_there =
-            matches!(self.sql_names.here.get(name), Some(Some(there)) if there.id() == statement.id());
+        let is_there = matches!(self.sql_names.get(name), Some(Some(there)) if there.id() == statement.id());
         if !is_there {
             self.supply(name, Need::Statement(statement.clone()));
         }
@@ -317,8 +336,10 @@ impl Relay {
         let may_sync = self.lease.as_ref().is_some_and(|lease| lease.owed.may_sync());
         // What is sent from now on may change what the list will say.
         self.sql_names.knowledge = Knowledge::Asking;
-        self.sql_names.told.clear();
-        self.sql_names.told_bytes = 0;
+        if let Some(lists) = &mut self.sql_names.lists {
+            lists.told.clear();
+            lists.told_bytes = 0;
+        }
         self.run_once(LIST_NAMES.as_bytes(), Owed::Names);
         let out = self.to_server.insert(&mut self.from_client);
         if may_sync {
@@ -334,15 +355,16 @@ impl Relay {
         let cursor = self.to_client.cursor();
         let body = &self.from_server.bytes()[cursor + HEADER..cursor + header.total()];
         if let Some([names, text, by_sql, types]) = backend::read_data_row(body).as_deref() {
-            self.sql_names.told_bytes += body.len();
-            if self.sql_names.told_bytes > super::naming::STATEMENTS_LIMIT {
+            let lists = self.sql_names.lists.get_or_insert_default();
+            lists.told_bytes += body.len();
+            if lists.told_bytes > super::naming::STATEMENTS_LIMIT {
                 // Too many: noted, and not kept.
                 return;
             }
             let types = types
                 .split(|byte| !byte.is_ascii_digit())
                 .filter_map(|digits| std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok()));
-            self.sql_names.told.push(Told {
+            lists.told.push(Told {
                 names: names.split(|byte| *byte == b',').filter_map(unhex).collect(),
                 text: (*text).into(),
                 by_sql: *by_sql == b"1",
@@ -353,8 +375,8 @@ impl Relay {
 
     /// The list is complete: the client's names are what it says.
     pub(super) fn settle_names(&mut self) -> Result<(), End> {
-        let SqlNames { here, knowledge, upcoming, failed, told, told_bytes } =
-            std::mem::take(&mut self.sql_names);
+        let SqlNames { lists, knowledge, upcoming, failed } = std::mem::take(&mut self.sql_names);
+        let Lists { here, told, told_bytes } = lists.map(|lists| *lists).unwrap_or_default();
         if told_bytes > super::naming::STATEMENTS_LIMIT {
             return Err(End::Fatal(too_many()));
         }

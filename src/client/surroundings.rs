@@ -7,11 +7,11 @@ use std::net::{IpAddr, ToSocketAddrs};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::alarm::timeout;
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::SockaddrStorage;
 use nix::unistd::{Uid, User};
 use tokio::sync::oneshot;
-use tokio::time::timeout;
 
 /// How long the addresses of a name are believed; pgbouncer's `dns_max_ttl`.
 const BELIEVED: Duration = Duration::from_secs(15);

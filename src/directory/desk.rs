@@ -2,6 +2,7 @@
 
 use super::cache::Cache;
 use super::{Answer, Found, LookupError, Question, Source, lock};
+use crate::alarm::{interval, timeout};
 use crate::config::Secret;
 use crate::protocol::ErrorFields;
 use crate::server::ask::Row;
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{Semaphore, oneshot};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::MissedTickBehavior;
 
 /// Connections to one source at the same time.
 const CONNECTIONS: usize = 4;

@@ -1,6 +1,7 @@
 //! One connection that listens.
 
 use super::Notification;
+use crate::alarm::timeout;
 use crate::pool::Pool;
 use crate::protocol::{ErrorFields, backend, frontend};
 use crate::server::open::Means;
@@ -8,7 +9,6 @@ use crate::server::{Reader, Server, ServerError, login};
 use bytes::BytesMut;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::timeout;
 
 /// What the connection calls itself.
 const NAME: &str = "pgvalet listener";

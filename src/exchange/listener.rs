@@ -9,6 +9,7 @@ use super::book::{Book, quote};
 use super::desk::Desk;
 use super::ear::{Ear, Fate, Heard};
 use super::{Ask, Card, Change, Notification, Place, Post, State, Subscriber};
+use crate::alarm::{interval, sleep, timeout};
 use crate::pool::{Pool, jitter};
 use crate::server::ServerError;
 use std::collections::HashMap;
@@ -16,7 +17,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior};
 
 /// How often it looks what has become of its pools.
 const LOOK: Duration = Duration::from_millis(100);

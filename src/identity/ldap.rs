@@ -8,11 +8,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::alarm::timeout;
 use ldap3::{LdapConnAsync, LdapConnSettings, LdapError, Scope, SearchEntry, dn_escape, ldap_escape};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
-use tokio::time::timeout;
 
 use super::aside::Aside;
 use crate::config::hba::Ldap;

@@ -7,13 +7,13 @@ use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::alarm::timeout;
 use nonstick::items::ItemsMut;
 use nonstick::{
     AuthnFlags, ConversationAdapter, ErrorCode, PamShared, Result as PamResult, Transaction,
     TransactionBuilder,
 };
 use tokio::sync::{Semaphore, oneshot};
-use tokio::time::timeout;
 
 use crate::config::secret::Password;
 

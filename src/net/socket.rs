@@ -440,7 +440,7 @@ mod tests {
             yield_now().await;
         }
         far.write_all(b"abc").await.unwrap();
-        let read = tokio::time::timeout(std::time::Duration::from_secs(10), reader).await;
+        let read = crate::alarm::timeout(std::time::Duration::from_secs(10), reader).await;
         assert_eq!(read.expect("it is woken").unwrap().unwrap(), 3);
     }
 }

@@ -3,6 +3,7 @@
 //! Each worker has one keeper (`run`); every job becomes a task of that worker. No job runs in a client's future, so a
 //! client that leaves takes nothing down with it.
 
+use crate::alarm::{sleep, timeout};
 use crate::moment::Moment;
 use crate::pool::budget::Permit;
 use crate::pool::shard::PATIENCE;
@@ -17,7 +18,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::time::{sleep, timeout};
 
 /// How long each cancel request for a server that nobody wants any more has to take effect.
 const ABANDONED: [Duration; 3] =

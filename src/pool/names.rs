@@ -5,6 +5,7 @@
 //! a server that answers with a part of its addresses at a time does not cost all connections. A lookup that fails
 //! changes nothing.
 
+use crate::alarm::{sleep, timeout};
 use crate::config::Host;
 use crate::net::stream::Address;
 use crate::pool::{Pool, Registry};
@@ -13,7 +14,6 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::net::lookup_host;
-use tokio::time::{sleep, timeout};
 
 /// How long one lookup may take.
 const LIMIT: Duration = Duration::from_secs(10);

@@ -1,6 +1,7 @@
 //! How the process ends: when all clients have left, when transactions have, or when another process has taken over.
 
 use crate::admin::command::Shutdown;
+use crate::alarm::{sleep, sleep_until};
 use crate::client::context::Process;
 use crate::runtime::reach::Request;
 use crate::runtime::supervisor::{Asked, Ears, Running, Teller, serve};
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::Instant;
 
 /// How often it is looked whether everybody has left.
 const LOOK: Duration = Duration::from_millis(10);

@@ -260,7 +260,7 @@ impl Accepting {
                 Err(error) if is_about_one_connection(&error) => {}
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept connections; trying again in a moment");
-                    tokio::time::sleep(PAUSE).await;
+                    crate::alarm::sleep(PAUSE).await;
                 }
             }
         }

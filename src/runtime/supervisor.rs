@@ -2,6 +2,7 @@
 
 use crate::admin::command::Shutdown;
 use crate::admin::{Admin, http};
+use crate::alarm::{interval, sleep};
 use crate::auth::keys::KeyCache;
 use crate::client::cancel_keys::CancelKeys;
 use crate::client::census::Census;
@@ -42,7 +43,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior};
 
 /// Derived keys that are kept for later logins.
 const KEY_CACHE: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();

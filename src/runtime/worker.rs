@@ -1,5 +1,6 @@
 //! One worker: a thread with a runtime of its own, its clients, and its part of every pool.
 
+use crate::alarm;
 use crate::client::context::{CancelRequest, Process, Report};
 use crate::client::door::Ticket;
 use crate::client::{self, Arrival, Context};
@@ -21,7 +22,7 @@ use std::time::Duration;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::MissedTickBehavior;
 
 /// How often a worker looks at the clock for its clients and servers.
 const SWEEP: Duration = Duration::from_millis(100);
@@ -94,9 +95,10 @@ pub fn channel() -> (UnboundedSender<Command>, UnboundedReceiver<Command>) {
 /// # Errors
 /// The system's, if it gives no thread or no runtime.
 pub fn start(seed: Seed) -> io::Result<JoinHandle<()>> {
+    alarm::start()?;
     let runtime = || {
         Builder::new_current_thread()
-            .enable_all()
+            .enable_io()
             .on_thread_unpark(Moment::has_waited)
             .thread_name("blocking")
             .max_blocking_threads(4)
@@ -134,7 +136,7 @@ pub async fn run(seed: Seed) {
             mailroom.sort(post);
         }
     });
-    let mut sweep = interval(SWEEP);
+    let mut sweep = alarm::interval(SWEEP);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {

@@ -96,7 +96,7 @@ pub async fn cancel(route: &Route, key: &BackendKey, limit: Option<Duration>) ->
         while stream.read(&mut nothing).await? > 0 {}
         Ok(())
     };
-    tokio::time::timeout(limit.unwrap_or(Duration::MAX), deliver)
+    crate::alarm::timeout(limit.unwrap_or(Duration::MAX), deliver)
         .await
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }

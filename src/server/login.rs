@@ -1,5 +1,6 @@
 //! Logging in to PostgreSQL: connect, authenticate, read what the server says of itself.
 
+use crate::alarm::timeout;
 use crate::auth::keys::{ClientKeys, KeyCache};
 use crate::auth::learnt::Place;
 use crate::auth::scram::{ChannelBinding, Nonce, SCRAM_SHA_256_PLUS};
@@ -17,7 +18,6 @@ use crate::session::{Reported, Settings};
 use bytes::{Buf, BytesMut};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::timeout;
 use zeroize::Zeroize;
 
 /// Where a pool's servers are, and as whom pgvalet logs in to them.

@@ -247,8 +247,14 @@ pub fn key(name: &[u8]) -> &[u8] {
 #[derive(Debug, Default)]
 pub struct Statements {
     unnamed: Option<Named>,
+    /// The others: many clients have none.
+    names: Option<Box<Names>>,
+}
+
+#[derive(Debug, Default)]
+struct Names {
     named: HashMap<Box<[u8]>, Named, RandomState>,
-    /// Ids of the named ones.
+    /// Their ids.
     ids: HashSet<u64, RandomState>,
     bytes: usize,
 }
@@ -257,7 +263,7 @@ impl Statements {
     /// The statement that the client calls `name`; empty for the unnamed one.
     #[must_use]
     pub fn get(&self, name: &[u8]) -> Option<&Named> {
-        if name.is_empty() { self.unnamed.as_ref() } else { self.named.get(key(name)) }
+        if name.is_empty() { self.unnamed.as_ref() } else { self.names.as_ref()?.named.get(key(name)) }
     }
 
     /// Makes `name` stand for a statement or for nothing; what it stood for.
@@ -265,7 +271,63 @@ impl Statements {
         if name.is_empty() {
             return std::mem::replace(&mut self.unnamed, named);
         }
-        let name = key(name);
+        if named.is_none() && self.names.is_none() {
+            return None;
+        }
+        self.names.get_or_insert_default().set(key(name), named)
+    }
+
+    /// Whether one of the names stands for the statement of this id.
+    #[must_use]
+    pub fn has_id(&self, id: u64) -> bool {
+        self.names.as_ref().is_some_and(|names| names.ids.contains(&id))
+    }
+
+    /// Notes the columns of what the client called `name` at the moment `stamp`, if it still does.
+    pub fn note_shape(&mut self, name: &[u8], stamp: u64, shape: ResultShape) {
+        let named = self.names.as_mut().and_then(|names| names.named.get_mut(key(name)));
+        if let Some(named) = named.filter(|named| named.stamp == stamp) {
+            named.shape = Some(shape);
+        }
+    }
+
+    /// The client's name for the statement of this id.
+    #[must_use]
+    pub fn name_of(&self, id: u64) -> Option<&[u8]> {
+        self.iter().find(|(_, named)| named.statement.id == id).map(|(name, _)| name)
+    }
+
+    /// The named statements.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &Named)> {
+        self.names.iter().flat_map(|names| names.named.iter()).map(|(name, named)| (&**name, named))
+    }
+
+    /// Forgets all names.
+    pub fn clear(&mut self) {
+        *self = Statements::default();
+    }
+
+    /// How many named statements there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.names.as_ref().map_or(0, |names| names.named.len())
+    }
+
+    /// Whether there is no named statement.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes that the client's named statements take.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.names.as_ref().map_or(0, |names| names.bytes)
+    }
+}
+
+impl Names {
+    fn set(&mut self, name: &[u8], named: Option<Named>) -> Option<Named> {
         let previous = match named {
             Some(named) => {
                 self.bytes += name.len() + cost(&named.statement);
@@ -281,53 +343,6 @@ impl Statements {
             }
         }
         previous
-    }
-
-    /// Whether one of the names stands for the statement of this id.
-    #[must_use]
-    pub fn has_id(&self, id: u64) -> bool {
-        self.ids.contains(&id)
-    }
-
-    /// Notes the columns of what the client called `name` at the moment `stamp`, if it still does.
-    pub fn note_shape(&mut self, name: &[u8], stamp: u64, shape: ResultShape) {
-        if let Some(named) = self.named.get_mut(key(name)).filter(|named| named.stamp == stamp) {
-            named.shape = Some(shape);
-        }
-    }
-
-    /// The client's name for the statement of this id.
-    #[must_use]
-    pub fn name_of(&self, id: u64) -> Option<&[u8]> {
-        self.named.iter().find(|(_, named)| named.statement.id == id).map(|(name, _)| &**name)
-    }
-
-    /// The named statements.
-    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &Named)> {
-        self.named.iter().map(|(name, named)| (&**name, named))
-    }
-
-    /// Forgets all names.
-    pub fn clear(&mut self) {
-        *self = Statements::default();
-    }
-
-    /// How many named statements there are.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.named.len()
-    }
-
-    /// Whether there is no named statement.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.named.is_empty()
-    }
-
-    /// Bytes that the client's named statements take.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        self.bytes
     }
 }
 

@@ -39,3 +39,15 @@ pub use cell::{ClientCell, ClientInfo, Verdict};
 pub use context::Context;
 pub use login::serve;
 pub use moving::{Arrival, adopt};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_client_takes_what_it_is_allowed() {
+        // What not every client has belongs into a box.
+        assert!(size_of::<relay::Relay>() <= 504);
+        assert!(size_of::<cell::ClientCell>() <= 280);
+    }
+}

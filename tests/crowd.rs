@@ -6,6 +6,7 @@ mod support;
 #[path = "support/watch.rs"]
 mod watch;
 
+use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 
@@ -100,6 +101,10 @@ fn a_crowd_of_idle_clients_is_kept_while_others_work() {
 
     let mut console = Console::open(&valet);
     assert_eq!(console.stat("logins"), u64::try_from(crowd + workers.len()).expect("a number"));
+    // Each worker tells of its clients in many turns, and of each of them once.
+    let ids = console.column("SHOW CLIENTS", "id");
+    assert_eq!(ids.len(), crowd + workers.len() + 1);
+    assert_eq!(ids.iter().collect::<HashSet<_>>().len(), ids.len());
     assert!(valet.open_files() >= crowd + workers.len());
     assert!(
         cluster

@@ -37,6 +37,8 @@ use tokio::sync::oneshot;
 
 /// Bits of a process id that number the clients of a worker; the bits above number the worker.
 const CLIENT_BITS: u32 = 20;
+/// Clients that a worker tells of in one turn: some tens of microseconds.
+const TOLD_AT_ONCE: usize = 128;
 
 /// What is shared by all workers.
 #[derive(Debug)]
@@ -375,15 +377,25 @@ impl Context {
         found.map(|(_, cell)| cell.tell(Verdict::End(killed()))).is_some()
     }
 
-    /// Tells of the worker as it is now.
-    #[must_use]
-    pub fn report(&self) -> Report {
+    /// Tells of the worker. Whoever it serves has a turn between any few clients that it tells of; who comes or leaves meanwhile
+    /// may be told of or not.
+    pub async fn report(&self) -> Report {
         let now = Moment::now();
-        Report {
-            clients: self.clients.borrow().iter().map(|(_, cell)| cell.info(now)).collect(),
-            statements: self.shards.statements(),
-            buffers: self.buffers.kept(),
+        let mut told = Vec::with_capacity(self.clients.borrow().len());
+        let mut next = 0;
+        loop {
+            {
+                let clients = self.clients.borrow();
+                let end = clients.capacity().min(next + TOLD_AT_ONCE);
+                told.extend((next..end).filter_map(|slot| Some(clients.get(slot)?.info(now))));
+                if end == clients.capacity() {
+                    break;
+                }
+                next = end;
+            }
+            tokio::task::yield_now().await;
         }
+        Report { clients: told, statements: self.shards.statements(), buffers: self.buffers.kept() }
     }
 
     /// Counts a client out that the acceptor counted in.

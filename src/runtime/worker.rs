@@ -148,7 +148,10 @@ pub async fn run(seed: Seed) {
                 Some(Command::Move(successor)) => context.move_clients(successor),
                 Some(Command::Cancel(request)) => context.cancel(request),
                 Some(Command::Reload(config)) => reload(&context, config),
-                Some(Command::Report(answer)) => drop(answer.send(context.report())),
+                Some(Command::Report(answer)) => {
+                    let context = context.clone();
+                    tokio::task::spawn_local(async move { drop(answer.send(context.report().await)) });
+                }
                 Some(Command::Stir(_done)) => context.shards.stir(Moment::now()),
                 Some(Command::Kill(database, _done)) => context.kill(database.as_deref()),
                 Some(Command::KillClient(id, answer)) => drop(answer.send(context.kill_client(id))),

@@ -55,6 +55,16 @@ impl Console {
         });
     }
 
+    /// A column of a table.
+    #[track_caller]
+    pub fn column(&mut self, table: &str, column: &str) -> Vec<String> {
+        let messages = self.0.query(table);
+        let columns = messages.iter().find_map(Message::columns).expect("a table has columns");
+        let at = columns.iter().position(|name| name == column).expect("the column is there");
+        let rows = crate::support::backend::rows(&messages);
+        rows.into_iter().map(|mut row| row.swap_remove(at).unwrap_or_default()).collect()
+    }
+
     /// The number in `column` of the row whose first columns are `key`; 0 if there is no such row yet.
     #[track_caller]
     fn number(&mut self, table: &str, key: &[&str], column: &str) -> u64 {

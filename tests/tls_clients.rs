@@ -192,6 +192,51 @@ fn certificates_of_clients_are_demanded_and_verified() {
     encrypted(connect(&valet, &strange, &strange_key));
 }
 
+/// As with PostgreSQL's `ssl_crl_file`: who is on the list is out, and so is everybody whose authority has no list in force.
+#[test]
+fn certificates_that_were_revoked_do_not_count() {
+    let setup = Setup::new();
+    let identity = |serial| setup.authority.issue(&Wanted::new("app_scram").serial(serial));
+    let (good, bad) = (identity(7), identity(8));
+    let list = |text: &str| setup.files.write("revoked.crl", text);
+    let file = list(&setup.authority.revoke(&[8], 4000));
+    let valet = setup
+        .builder("verify-full")
+        .setting(&format!("client_tls_ca_file = \"{}\"", setup.path("ca.crt")))
+        .setting(&format!("client_tls_crl_file = \"{file}\""))
+        .start();
+    let why = |identity: &Identity| {
+        let dial = Dial::default().version(&TLS12).identity(identity);
+        dial.connect(&valet.tcp()).err().map_or_else(String::new, |error| error.to_string())
+    };
+    let replace = |text: &str, said: &str| {
+        let known = valet.count_log(&[said]);
+        list(text);
+        eventually("the new list to be read", || (valet.count_log(&[said]) > known).then_some(()));
+    };
+    let (in_force, refused) = ("certificates and keys were read again", "TLS stays as it was");
+    assert_eq!(why(&good), "");
+    assert!(why(&bad).contains("Revoked"), "{}", why(&bad));
+
+    // The next list counts when it is there, for who connects then.
+    replace(&setup.authority.revoke(&[7], 4000), in_force);
+    assert_eq!(why(&bad), "");
+    assert!(why(&good).contains("Revoked"), "{}", why(&good));
+
+    // What is no list changes nothing.
+    replace("nonsense", refused);
+    assert_eq!(why(&bad), "");
+
+    for (text, said) in [
+        (setup.authority.revoke(&[], 2025), "the list of revoked certificates has expired"),
+        (Authority::new("somebody else").revoke(&[], 4000), "has no list of the authority"),
+    ] {
+        replace(&text, in_force);
+        assert!(!why(&good).is_empty() && !why(&bad).is_empty());
+        valet.wait_log(&["TLS failed", said]);
+    }
+}
+
 #[test]
 fn both_versions_and_both_kinds_of_keys_work() {
     for wanted in [Wanted::local(), Wanted::local().rsa()] {

@@ -215,6 +215,35 @@ fn certificates_that_have_expired_name_others_or_sign_themselves() {
 }
 
 #[test]
+fn servers_whose_certificates_were_revoked_do_not_count() {
+    let (authority, files) = (Authority::new("authority with a list"), Files::default());
+    let cluster = Cluster::builder().tls(&authority.issue(&Wanted::local().serial(7))).start();
+    let authorities = format!("server_tls_ca_file = \"{}\"", files.write("ca.crt", &authority.pem));
+    let with = |name: &str, list: &str| {
+        let list = format!("server_tls_crl_file = \"{}\"", files.write(name, list));
+        ["verify-ca", "verify-full"].map(|mode| in_front_of(&cluster, mode, &[&authorities, &list]).start())
+    };
+    for valet in with("others.crl", &authority.revoke(&[8], 4000)) {
+        assert_eq!(version(&mut valet.client(Role::Scram)), "TLSv1.3");
+    }
+    for (name, list, why) in [
+        ("its.crl", authority.revoke(&[7], 4000), "Revoked"),
+        ("old.crl", authority.revoke(&[8], 2025), "has expired"),
+        ("strange.crl", Authority::new("somebody else").revoke(&[], 4000), "has no list of the authority"),
+    ] {
+        for valet in with(name, &list) {
+            refused(&valet, &Role::Scram.login(), why);
+        }
+    }
+    // A name that does not fit is still found out.
+    let list = format!("server_tls_crl_file = \"{}\"", files.path("others.crl").display());
+    let valet = in_front_of(&cluster, "verify-full", &[&authorities, &list])
+        .database_on("named", "127.1", cluster.port(), &["dbname = \"app\""])
+        .start();
+    assert!(Client::login(&valet.tcp(), &Role::Scram.login().database("named")).is_err());
+}
+
+#[test]
 fn a_certificate_of_ones_own_is_shown_to_servers() {
     let tls = shared();
     let files = Files::default();

@@ -271,9 +271,11 @@ pub(super) fn check_files(draft: &mut Draft) {
         ("auth_hba_file", auth_hba_file.as_ref()),
         ("auth_ident_file", auth_ident_file.as_ref()),
         ("client_tls_ca_file", client_tls.ca_file.as_ref()),
+        ("client_tls_crl_file", client_tls.crl_file.as_ref()),
         ("client_tls_cert_file", client_tls.cert_file.as_ref()),
         ("client_tls_key_file", client_tls.key_file.as_ref()),
         ("server_tls_ca_file", authorities),
+        ("server_tls_crl_file", server_tls.crl_file.as_ref()),
         ("server_tls_key_file", server_tls.key_file.as_ref()),
     ]
     .into_iter()

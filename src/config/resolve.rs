@@ -309,6 +309,11 @@ fn check_server_tls(draft: &mut Draft) {
         let message = "anybody can get a certificate from the system's authorities; write server_tls_sslmode = \"verify-full\"";
         draft.problem(&place, "server_tls_ca_file", message);
     }
+    if tls.crl_file.is_some() && tls.sslmode < SslMode::VerifyCa {
+        let place = draft.place(&["server_tls_crl_file"]);
+        let message = "servers' certificates are not looked at; write server_tls_sslmode = \"verify-full\"";
+        draft.problem(&place, "server_tls_crl_file", message);
+    }
     if tls.negotiation == Negotiation::Direct && tls.sslmode < SslMode::Require {
         let place = draft.place(&["server_tls_sslnegotiation"]);
         let message = "direct TLS cannot give way to none; write server_tls_sslmode = \"require\", or better";
@@ -346,6 +351,12 @@ fn check_client_tls(draft: &mut Draft) {
     if tls.sslmode >= SslMode::VerifyCa && tls.ca_file.is_none() {
         let message = "not set, but client_tls_sslmode asks for clients' certificates; name the file of their authorities";
         draft.problem(&place, "client_tls_ca_file", message);
+    }
+    if tls.crl_file.is_some() && tls.ca_file.is_none() {
+        let place = draft.place(&["client_tls_crl_file"]);
+        let message =
+            "clients are not asked for certificates; set client_tls_ca_file to the file of their authorities";
+        draft.problem(&place, "client_tls_crl_file", message);
     }
     if let Some(file) = &tls.key_file {
         let place = draft.place(&["client_tls_key_file"]);

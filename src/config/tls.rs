@@ -62,6 +62,8 @@ pub struct ClientTls {
     pub cert_file: Option<PathBuf>,
     /// The authorities of clients' certificates.
     pub ca_file: Option<PathBuf>,
+    /// What those authorities have revoked.
+    pub crl_file: Option<PathBuf>,
     /// What clients get who connect to certain names.
     pub names: Vec<ServedName>,
     /// Versions of TLS.
@@ -79,6 +81,7 @@ impl Default for ClientTls {
             key_file: None,
             cert_file: None,
             ca_file: None,
+            crl_file: None,
             names: Vec::new(),
             protocols: Versions::ALL,
             ciphers: Ciphers::Default,
@@ -109,6 +112,8 @@ pub struct ServerTls {
     pub cert_file: Option<PathBuf>,
     /// The authorities of servers' certificates.
     pub authorities: Option<Authorities>,
+    /// What those authorities have revoked.
+    pub crl_file: Option<PathBuf>,
     /// Versions of TLS.
     pub protocols: Versions,
     /// Cipher suites of TLS 1.2.
@@ -125,6 +130,7 @@ impl Default for ServerTls {
             key_file: None,
             cert_file: None,
             authorities: None,
+            crl_file: None,
             protocols: Versions::ALL,
             ciphers: Ciphers::Default,
             tls13_ciphers: Ciphers::Default,

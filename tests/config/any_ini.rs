@@ -133,7 +133,7 @@ fn the_file_of_a_package_starts_a_pooler_without_databases() {
 }
 
 /// Settings that name files which must be there, or that need one another.
-const ENTANGLED: [&str; 18] = [
+const ENTANGLED: [&str; 20] = [
     "auth_file",
     "auth_hba_file",
     "auth_ident_file",
@@ -142,9 +142,11 @@ const ENTANGLED: [&str; 18] = [
     "auth_type",
     "client_tls_sslmode",
     "client_tls_ca_file",
+    "client_tls_crl_file",
     "server_tls_sslmode",
     "server_tls_sslnegotiation",
     "server_tls_ca_file",
+    "server_tls_crl_file",
     "server_tls_cert_file",
     "server_tls_key_file",
     "password_file",

@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, SanType, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, RevokedCertParams, SanType, SerialNumber,
+    date_time_ymd,
 };
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
@@ -45,12 +46,13 @@ pub struct Wanted {
     names: Vec<SanType>,
     expired: bool,
     rsa: bool,
+    serial: Option<u64>,
 }
 
 impl Wanted {
     /// A certificate of this common name, without alternative names.
     pub fn new(common_name: &str) -> Self {
-        Self { common_name: common_name.into(), names: Vec::new(), expired: false, rsa: false }
+        Self { common_name: common_name.into(), names: Vec::new(), expired: false, rsa: false, serial: None }
     }
 
     /// One for servers on this machine: `localhost` and 127.0.0.1.
@@ -79,8 +81,15 @@ impl Wanted {
         self
     }
 
+    /// With a number by which it can be revoked.
+    pub fn serial(mut self, number: u64) -> Self {
+        self.serial = Some(number);
+        self
+    }
+
     fn params(&self) -> CertificateParams {
         let mut params = CertificateParams::default();
+        params.serial_number = self.serial.map(SerialNumber::from);
         let mut name = DistinguishedName::new();
         name.push(DnType::CommonName, self.common_name.clone());
         params.distinguished_name = name;
@@ -117,6 +126,25 @@ impl Authority {
         let key = wanted.key();
         let certificate = params.self_signed(&key).expect("a certificate");
         Identity { certificate: certificate.pem(), key: key.serialize_pem() }
+    }
+
+    /// A list of revoked certificates, which is in force until the year `until`.
+    pub fn revoke(&self, serials: &[u64], until: i32) -> String {
+        let revoked = |serial: &u64| RevokedCertParams {
+            serial_number: SerialNumber::from(*serial),
+            revocation_time: date_time_ymd(2024, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: date_time_ymd(2024, 1, 1),
+            next_update: date_time_ymd(until, 1, 1),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: serials.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.issuer).expect("a list").pem().expect("PEM")
     }
 
     pub fn issue(&self, wanted: &Wanted) -> Identity {

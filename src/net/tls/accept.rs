@@ -5,12 +5,14 @@ use crate::config::tls::{ClientTls, SslMode, cryptography_with, tickets};
 use crate::net::socket::Socket;
 use crate::net::tls::certificate::{Subject, end_point};
 use crate::net::tls::current::Source;
-use crate::net::tls::expiry::{Expiry, of_authorities, of_chain};
-use crate::net::tls::files::{Unusable, authorities, certificates, private_key};
+use crate::net::tls::expiry::{Expiry, of_authorities, of_chain, of_revocations};
+use crate::net::tls::files::{Unusable, authorities, certificates, private_key, revocations};
 use crate::net::tls::handshake::{Early, explained};
 use crate::net::tls::{ALPN, TlsStream};
 use rustls::crypto::CryptoProvider;
-use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ResolvesServerCert, VerifierBuilderError, WebPkiClientVerifier,
+};
 use rustls::sign::CertifiedKey;
 use rustls::{Connection, ServerConfig};
 use std::io;
@@ -120,14 +122,24 @@ impl Source for ClientTls {
                 let found = certificates("client_tls_ca_file", file)?;
                 expiries.extend(of_authorities("client_tls_ca_file", file, &found));
                 let roots = Arc::new(authorities("client_tls_ca_file", file, found)?);
-                let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider.clone());
+                let mut verifier = WebPkiClientVerifier::builder_with_provider(roots, provider.clone());
+                if let Some(file) = &self.crl_file {
+                    let lists = revocations("client_tls_crl_file", file)?;
+                    expiries.extend(of_revocations("client_tls_crl_file", file, &lists));
+                    // As PostgreSQL: every certificate of a chain needs a list that says nothing of it and is in force.
+                    verifier = verifier.with_crls(lists).enforce_revocation_expiration();
+                }
                 let verifier = if self.sslmode >= SslMode::VerifyCa {
                     verifier
                 } else {
                     verifier.allow_unauthenticated()
                 };
-                let verifier =
-                    verifier.build().map_err(|error| Unusable::file("client_tls_ca_file", file, error))?;
+                let verifier = verifier.build().map_err(|error| match (&error, &self.crl_file) {
+                    (VerifierBuilderError::InvalidCrl(_), Some(file)) => {
+                        Unusable::file("client_tls_crl_file", file, &error)
+                    }
+                    _ => Unusable::file("client_tls_ca_file", file, &error),
+                })?;
                 builder.with_client_cert_verifier(verifier)
             }
             None if self.sslmode >= SslMode::VerifyCa => return Err(lacking("client_tls_ca_file")),
@@ -160,7 +172,7 @@ impl Source for ClientTls {
     }
 
     fn files(&self) -> Vec<PathBuf> {
-        let usual = [&self.key_file, &self.cert_file, &self.ca_file].into_iter().flatten();
+        let usual = [&self.key_file, &self.cert_file, &self.ca_file, &self.crl_file].into_iter().flatten();
         let own = self.names.iter().filter_map(|served| served.identity.as_ref());
         usual.chain(own.flat_map(|identity| [&identity.key_file, &identity.cert_file])).cloned().collect()
     }

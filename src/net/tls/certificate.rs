@@ -4,6 +4,8 @@
 
 use sha2::{Digest, Sha224, Sha256, Sha384, Sha512};
 use x509_cert::Certificate;
+use x509_cert::certificate::Rfc5280;
+use x509_cert::crl::CertificateList;
 use x509_cert::der::asn1::{ContextSpecific, ObjectIdentifier};
 use x509_cert::der::{Decode, SliceReader, TagNumber};
 use x509_cert::ext::pkix::SubjectAltName;
@@ -87,6 +89,12 @@ pub fn not_after(der: &[u8]) -> Option<u64> {
     Certificate::from_der(der)
         .ok()
         .map(|certificate| seconds(certificate.tbs_certificate().validity().not_after))
+}
+
+/// When a list of revoked certificates is to be replaced by a newer one, in seconds of Unix time.
+#[must_use]
+pub fn next_update(der: &[u8]) -> Option<u64> {
+    CertificateList::<Rfc5280>::from_der(der).ok()?.tbs_cert_list.next_update.map(seconds)
 }
 
 /// The hash of a server's certificate for the channel binding `tls-server-end-point` (RFC 5929): with the algorithm that

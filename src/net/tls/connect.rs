@@ -4,19 +4,22 @@ use crate::config::tls::{Authorities, Negotiation, ServerTls, SslMode, cryptogra
 use crate::net::socket::Socket;
 use crate::net::tls::certificate::Subject;
 use crate::net::tls::current::Source;
-use crate::net::tls::expiry::{Expiry, of_authorities, of_chain};
-use crate::net::tls::files::{Unusable, certificates, private_key};
+use crate::net::tls::expiry::{Expiry, of_authorities, of_chain, of_revocations};
+use crate::net::tls::files::{Unusable, certificates, private_key, revocations};
 use crate::net::tls::handshake::{Early, explained};
 use crate::net::tls::{ALPN, TlsStream};
 use crate::protocol::frontend;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor, verify_server_name};
+use rustls::client::{
+    Resumption, VerifierBuilderError, WebPkiServerVerifier, verify_server_cert_signed_by_trust_anchor,
+    verify_server_name,
+};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::server::ParsedCertificate;
 use rustls::{
     CertificateError, ClientConfig, Connection, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
 };
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, ServerName, UnixTime};
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
@@ -130,17 +133,22 @@ impl Source for ServerTls {
         if let Some(Authorities::File(file)) = &self.authorities {
             expiries.extend(of_authorities("server_tls_ca_file", file, &authorities));
         }
-        let verifier = Verifier {
-            mode: self.sslmode,
-            authorities,
-            roots: RootCertStore::empty(),
-            provider: provider.clone(),
-        };
+        let roots = RootCertStore::empty();
+        let verifier =
+            Verifier { mode: self.sslmode, authorities, roots, revoked: None, provider: provider.clone() };
+        let mut verifier = verifier.with_roots()?;
+        if let Some(file) = &self.crl_file {
+            let lists = revocations("server_tls_crl_file", file)?;
+            expiries.extend(of_revocations("server_tls_crl_file", file, &lists));
+            verifier = verifier
+                .with_revocations(lists)
+                .map_err(|error| Unusable::file("server_tls_crl_file", file, error))?;
+        }
         let builder = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&self.protocols.supported())
             .map_err(|error| Unusable::new("server_tls_protocols", error.to_string()))?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier.with_roots()?));
+            .with_custom_certificate_verifier(Arc::new(verifier));
         let mut config = match (&self.cert_file, &self.key_file) {
             (Some(cert_file), Some(key_file)) => {
                 let chain = certificates("server_tls_cert_file", cert_file)?;
@@ -169,7 +177,8 @@ impl Source for ServerTls {
             Some(Authorities::File(path)) => Some(path.clone()),
             _ => None,
         };
-        [self.key_file.clone(), self.cert_file.clone(), authorities].into_iter().flatten().collect()
+        let own = [&self.key_file, &self.cert_file, &self.crl_file].into_iter().flatten().cloned();
+        own.chain(authorities).collect()
     }
 }
 
@@ -195,6 +204,8 @@ struct Verifier {
     /// Whose signature counts; also certificates of servers themselves.
     authorities: Vec<CertificateDer<'static>>,
     roots: RootCertStore,
+    /// Looks at what they have revoked too.
+    revoked: Option<Arc<WebPkiServerVerifier>>,
     provider: Arc<CryptoProvider>,
 }
 
@@ -211,19 +222,52 @@ impl Verifier {
         Ok(self)
     }
 
+    /// With lists of what is revoked. As PostgreSQL and libpq: every certificate of a chain needs a list that says nothing of it
+    /// and is in force.
+    fn with_revocations(
+        mut self,
+        lists: Vec<CertificateRevocationListDer<'static>>,
+    ) -> Result<Verifier, VerifierBuilderError> {
+        let roots = Arc::new(self.roots.clone());
+        let builder = WebPkiServerVerifier::builder_with_provider(roots, self.provider.clone());
+        self.revoked = Some(builder.with_crls(lists).enforce_revocation_expiration().build()?);
+        Ok(self)
+    }
+
+    /// Whether the chain leads to an authority.
+    fn check_chain(
+        &self,
+        certificate: &CertificateDer<'_>,
+        parsed: &ParsedCertificate<'_>,
+        chain: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        let Some(revoked) = &self.revoked else {
+            let algorithms = self.provider.signature_verification_algorithms.all;
+            return verify_server_cert_signed_by_trust_anchor(parsed, &self.roots, chain, now, algorithms);
+        };
+        match revoked.verify_server_cert(certificate, chain, name, &[], now) {
+            // What it looks at last, and what is judged elsewhere.
+            Err(Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) => Ok(()),
+            outcome => outcome.map(drop),
+        }
+    }
+
     fn check_authority(
         &self,
         certificate: &CertificateDer<'_>,
         parsed: &ParsedCertificate<'_>,
         chain: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
         now: UnixTime,
     ) -> Result<(), Error> {
-        let algorithms = self.provider.signature_verification_algorithms.all;
-        let outcome = verify_server_cert_signed_by_trust_anchor(parsed, &self.roots, chain, now, algorithms);
-        match outcome {
+        match self.check_chain(certificate, parsed, chain, name, now) {
             // One that signs itself and is trusted by name needs no authority; webpki does not know such.
             Err(Error::InvalidCertificate(error))
-                if !matches!(error, CertificateError::Expired | CertificateError::ExpiredContext { .. })
+                if !is_about_time_or_revocation(&error)
                     && self.authorities.iter().any(|known| known == certificate) =>
             {
                 match Subject::of(certificate).is_some_and(|subject| subject.is_valid_at(now.as_secs())) {
@@ -234,6 +278,19 @@ impl Verifier {
             outcome => outcome,
         }
     }
+}
+
+/// Whether no trust in a certificate helps against what is wrong with it.
+fn is_about_time_or_revocation(error: &CertificateError) -> bool {
+    matches!(
+        error,
+        CertificateError::Expired
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::Revoked
+            | CertificateError::UnknownRevocationStatus
+            | CertificateError::ExpiredRevocationList
+            | CertificateError::ExpiredRevocationListContext { .. }
+    )
 }
 
 impl ServerCertVerifier for Verifier {
@@ -247,7 +304,7 @@ impl ServerCertVerifier for Verifier {
     ) -> Result<ServerCertVerified, Error> {
         if self.mode >= SslMode::VerifyCa {
             let parsed = ParsedCertificate::try_from(certificate)?;
-            self.check_authority(certificate, &parsed, chain, now)?;
+            self.check_authority(certificate, &parsed, chain, name, now)?;
             if self.mode == SslMode::VerifyFull
                 && let Err(error) = verify_server_name(&parsed, name)
                 && !is_common_name(certificate, name)

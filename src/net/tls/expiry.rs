@@ -1,7 +1,7 @@
-//! When certificates expire.
+//! When certificates, and lists of revoked ones, expire.
 
-use crate::net::tls::certificate::not_after;
-use rustls_pki_types::CertificateDer;
+use crate::net::tls::certificate::{next_update, not_after};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 use std::path::{Path, PathBuf};
 
 /// When the certificates of a file expire.
@@ -28,5 +28,15 @@ pub(super) fn of_authorities(
     authorities: &[CertificateDer<'_>],
 ) -> Option<Expiry> {
     let at = authorities.iter().filter_map(|certificate| not_after(certificate)).max()?;
+    Some(Expiry { setting, file: file.to_owned(), at })
+}
+
+/// Of lists of revoked certificates: certificates count until the first of them expires.
+pub(super) fn of_revocations(
+    setting: &'static str,
+    file: &Path,
+    lists: &[CertificateRevocationListDer<'_>],
+) -> Option<Expiry> {
+    let at = lists.iter().filter_map(|list| next_update(list)).min()?;
     Some(Expiry { setting, file: file.to_owned(), at })
 }

@@ -4,7 +4,7 @@
 
 use rustls::RootCertStore;
 use rustls_pki_types::pem::{Error as PemError, PemObject};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use std::fs;
 use std::path::Path;
 use std::time::SystemTime;
@@ -79,6 +79,24 @@ pub(super) fn authorities(
         })?;
     }
     Ok(roots)
+}
+
+/// The lists of revoked certificates of a file.
+pub(super) fn revocations(
+    setting: &'static str,
+    path: &Path,
+) -> Result<Vec<CertificateRevocationListDer<'static>>, Unusable> {
+    let text = read(setting, path)?;
+    let found: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(&text).collect();
+    match found {
+        Ok(found) if found.is_empty() => Err(Unusable::file(
+            setting,
+            path,
+            "there is no list of revoked certificates in it; it must be PEM, with -----BEGIN X509 CRL-----",
+        )),
+        Ok(found) => Ok(found),
+        Err(error) => Err(Unusable::file(setting, path, describe(&error))),
+    }
 }
 
 /// What tells one state of a file from another without reading it.

@@ -60,10 +60,15 @@ impl AsyncWrite for Early {
 /// What went wrong in a handshake, with what would help where that is not plain.
 pub(super) fn explained(error: io::Error) -> io::Error {
     let text = error.to_string();
-    if !text.contains("UnsupportedCertVersion") {
+    let hint = if text.contains("UnsupportedCertVersion") {
+        "a certificate of the peer's is of X.509 version 1, which names no purpose and is not taken; issue it again as version 3 \
+         (with openssl x509 -req: add -extfile)"
+    } else if text.contains("UnknownRevocationStatus") {
+        "the file of revoked certificates has no list of the authority that signed a certificate of the peer's; add it"
+    } else if text.contains("ExpiredRevocationList") || text.contains("certificate revocation list expired") {
+        "the list of revoked certificates has expired, so no certificate of its authority counts; replace it by the newest one"
+    } else {
         return error;
-    }
-    let hint = "a certificate of the peer's is of X.509 version 1, which names no purpose and is not taken; issue it again as version 3 \
-                (with openssl x509 -req: add -extfile)";
+    };
     io::Error::new(error.kind(), format!("{hint}: {text}"))
 }

@@ -2,7 +2,7 @@
 //!
 //! # The life of a client
 //!
-//! `runtime::listener` accepts its socket and hands it to a worker. `client::login` reads its startup packet, has it
+//! `runtime::listener` accepts its socket on a worker and gives it to one. `client::login` reads its startup packet, has it
 //! prove who it is, asks `routing` for its pool and greets it with what a server of that pool reports. From then on
 //! `client::relay` polls both its sockets: a request leads to a checkout from the worker's shard of the pool
 //! (`pool::shard`), the server's replies lead, at the end of the transaction, to a checkin, and to a reset by
@@ -10,7 +10,7 @@
 //!
 //! # The modules
 //!
-//! Arrows point down only; `alarm`, `config`, `error`, `metrics` and `moment` serve all.
+//! Arrows point down only; `alarm`, `config`, `entropy`, `error`, `metrics` and `moment` serve all.
 //!
 //! - [`runtime`]: the process: workers, listeners, signals, reload, upgrade, shutdown. [`handover`]: what two processes say to
 //!   each other while one takes the other's place; its messages are plain data, filled by those whose it is.
@@ -34,6 +34,7 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod directory;
+pub mod entropy;
 pub mod error;
 pub mod exchange;
 pub mod handover;

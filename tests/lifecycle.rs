@@ -13,7 +13,7 @@ use rustix::process::Signal;
 use support::backend::{Message, first_error};
 use support::cluster::{Cluster, DATABASE, PASSWORD, Role};
 use support::pgvalet::{Builder, Pgvalet, binary};
-use support::wire::{Client, Login};
+use support::wire::{Client, Login, LoginError};
 use support::{Endpoint, eventually, frontend};
 
 fn trusting(cluster: &Cluster) -> Builder {
@@ -468,6 +468,49 @@ fn sockets_that_systemd_opened_are_listened_on_in_place_of_those_of_the_configur
     assert!(path.exists());
     let waiting = Client::connect(&listening[1]);
     assert!(waiting.is_ok() && kept.accept().is_ok());
+}
+
+/// What systemd opens for `ListenStream=5432` takes both families, and shows addresses of IPv4 as ones of IPv6. A rule that
+/// rejects such an address has to see it.
+#[test]
+fn rules_see_the_addresses_of_ipv4_on_a_socket_that_takes_both_families() {
+    let home = tempfile::tempdir().expect("a temporary directory");
+    let hba = home.path().join("hba.conf");
+    fs::write(
+        &hba,
+        "host all all 127.0.0.2/32 reject\nhost all all 127.0.0.0/8 trust\nhost all all ::/0 trust\n",
+    )
+    .expect("a file of rules");
+    let both = TcpListener::bind("[::]:0").expect("a socket of both families");
+    let port = both.local_addr().expect("an address").port();
+    let _valet = Pgvalet::in_front_of(Cluster::shared())
+        .setting("auth_type = \"hba\"")
+        .setting(&format!("auth_hba_file = \"{}\"", hba.display()))
+        .socket(both)
+        .start();
+    let login = |from: &str| {
+        let from: std::net::IpAddr = from.parse().expect("an address");
+        let socket =
+            socket2::Socket::new(socket2::Domain::for_address((from, 0).into()), socket2::Type::STREAM, None)
+                .expect("a socket");
+        socket.bind(&std::net::SocketAddr::new(from, 0).into()).expect("an address of this machine");
+        let to = std::net::SocketAddr::new(if from.is_ipv4() { [127, 0, 0, 1].into() } else { from }, port);
+        socket.connect(&to.into()).expect("pgvalet listens");
+        let stream = std::net::TcpStream::from(socket);
+        stream.set_read_timeout(Some(support::DEADLINE)).expect("a deadline");
+        Client::login_over(support::stream::Stream::Tcp(stream), &Endpoint::Tcp(to), &Role::Trust.login())
+    };
+    for from in ["127.0.0.1", "::1"] {
+        let mut client = login(from).unwrap_or_else(|error| panic!("{from}: {error}"));
+        assert_eq!(client.value("SELECT 1"), "1");
+    }
+    match login("127.0.0.2") {
+        Err(LoginError::Refused(message)) => {
+            let text = format!("{message:?}");
+            assert!(text.contains("pg_hba.conf rejects") && text.contains("127.0.0.2"), "{text}");
+        }
+        other => panic!("it is rejected: {other:?}"),
+    }
 }
 
 #[test]

@@ -61,9 +61,15 @@ impl Learnt {
         iterations: u32,
         keys: ClientKeys,
     ) -> bool {
-        let learnt = ((salt.into(), iterations), keys);
-        let before = lock(&self.keys).put((witness.to_owned(), user.to_owned()), learnt.clone());
-        before.is_none_or(|before| before != learnt)
+        let vouched = (witness.to_owned(), user.to_owned());
+        let mut all = lock(&self.keys);
+        if let Some(((known, count), before)) = all.get(&vouched)
+            && (&**known, *count, before) == (salt, iterations, &keys)
+        {
+            return false;
+        }
+        all.put(vouched, ((salt.into(), iterations), keys));
+        true
     }
 
     /// The keys of `user` for a server that asks for them with this salt and count.

@@ -181,7 +181,10 @@ impl ServerChallenged {
             return Err(AuthError::Failed);
         }
         let server_final = format!("v={}", STANDARD.encode(hmac(server_key, auth_message))).into_bytes();
-        Ok(Accepted { server_final, keys: ClientKeys::new(*client_key, *server_key) })
+        Ok(Accepted {
+            server_final,
+            keys: ClientKeys { client_key: *client_key, stored_key: *stored_key, server_key: *server_key },
+        })
     }
 }
 

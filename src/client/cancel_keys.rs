@@ -5,6 +5,7 @@
 //! client and judges no request: the secret is compared where the client is.
 
 use crate::config::Config;
+use crate::entropy;
 use crate::protocol::peer_key;
 use std::collections::HashMap;
 use std::ops::Deref;
@@ -52,7 +53,7 @@ impl CancelKey {
         let peer_id = config.general.peer_id;
         if peer_id > 0 {
             let mut random = [0; 8];
-            if getrandom::fill(&mut random).is_err() {
+            if entropy::fill(&mut random).is_err() {
                 return CancelKey::unusable(place);
             }
             // Of four bytes in every version: that is what the other processes understand.
@@ -61,7 +62,7 @@ impl CancelKey {
         }
         let mut random = [0; 32];
         let secret = if minor >= 2 { &mut random[..] } else { &mut random[..4] };
-        match getrandom::fill(secret) {
+        match entropy::fill(secret) {
             Ok(()) => CancelKey { pid: place, secret: Secret::from(&*secret) },
             Err(_) => CancelKey::unusable(place),
         }

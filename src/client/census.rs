@@ -45,16 +45,13 @@ impl Census {
         if is_full(&counts.users, user, by_user) {
             return Err(exceeded("max_user_client_connections"));
         }
-        *counts.databases.entry(database.into()).or_default() += 1;
-        *counts.users.entry(user.into()).or_default() += 1;
+        counts.enter(database, user);
         Ok(Counted { census: self.clone(), names: Some((database.into(), user.into())) })
     }
 
     /// Counts a client in that was let in already, by another process: no limit holds for it. [`Census::leave`] counts it out.
     pub fn admit(&self, database: &str, user: &str) {
-        let mut counts = self.counts();
-        *counts.databases.entry(database.into()).or_default() += 1;
-        *counts.users.entry(user.into()).or_default() += 1;
+        self.counts().enter(database, user);
     }
 
     /// Counts a client out whose [`Counted`] was handed over.
@@ -85,6 +82,17 @@ impl Census {
 
     fn counts(&self) -> MutexGuard<'_, Counts> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Counts {
+    fn enter(&mut self, database: &str, user: &str) {
+        for (counts, name) in [(&mut self.databases, database), (&mut self.users, user)] {
+            match counts.get_mut(name) {
+                Some(count) => *count += 1,
+                None => drop(counts.insert(name.into(), 1)),
+            }
+        }
     }
 }
 

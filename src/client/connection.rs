@@ -2,6 +2,7 @@
 
 use crate::alarm::timeout;
 use crate::auth::transport::{Certificate, Tls, Transport};
+use crate::client::context::Context;
 use crate::client::login::Refusal;
 use crate::config::{Config, names};
 use crate::error::{Error, Kind};
@@ -15,6 +16,7 @@ use crate::routing::ADMIN_DATABASES;
 use bytes::BytesMut;
 use std::future::poll_fn;
 use std::io;
+use std::rc::Rc;
 use std::time::Duration;
 
 /// Longest message during authentication (`PG_MAX_AUTH_TOKEN_LENGTH`).
@@ -23,6 +25,7 @@ pub(super) const MAX_AUTH_MESSAGE: usize = 65_535;
 /// A connection that is not a session yet.
 #[derive(Debug)]
 pub(super) struct Connection {
+    pub(super) context: Rc<Context>,
     pub(super) stream: Stream,
     /// What was received and not yet dealt with.
     pub(super) buffer: Buffer,
@@ -34,6 +37,12 @@ pub(super) struct Connection {
 }
 
 impl Connection {
+    /// One that nobody has said anything on.
+    pub(super) fn new(context: Rc<Context>, stream: Stream) -> Connection {
+        let (buffer, held) = (Buffer::default(), BytesMut::new());
+        Connection { context, stream, buffer, held, shown: None, asked_for: None }
+    }
+
     /// Writes `bytes`, behind what was held back.
     pub(super) async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.held.extend_from_slice(bytes);
@@ -78,10 +87,9 @@ impl Connection {
     /// Receives more, with room for messages of up to `most` bytes.
     pub(super) async fn read_more(&mut self, most: usize) -> io::Result<()> {
         // Who says nothing takes no room.
+        self.context.buffers.reclaim(&mut self.buffer);
         poll_fn(|cx| self.stream.poll_read_ready(cx)).await?;
-        if self.buffer.capacity() < most {
-            self.buffer.grow(most);
-        }
+        self.context.buffers.equip(&mut self.buffer, most);
         let space = self.buffer.space();
         let count = self.stream.read(space).await?;
         if count == 0 {

@@ -13,6 +13,7 @@ use crate::client::context::Context;
 use crate::client::login::Refusal;
 use crate::config::Secret;
 use crate::config::secret::{Password, ScramVerifier};
+use crate::entropy;
 use crate::error::{Error, Kind};
 use crate::protocol::backend;
 use crate::routing;
@@ -322,7 +323,7 @@ async fn md5(connection: &mut Connection, name: &str, secret: &Secret) -> Result
 
 fn random<const N: usize>() -> Result<[u8; N], Refusal> {
     let mut bytes = [0; N];
-    getrandom::fill(&mut bytes)
+    entropy::fill(&mut bytes)
         .map_err(|error| Refusal::Error(Error::new(Kind::Internal, format!("no randomness: {error}"))))?;
     Ok(bytes)
 }

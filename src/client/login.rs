@@ -27,6 +27,7 @@ use crate::session::{Footprint, Reported, Settings, Statements};
 use bytes::BytesMut;
 use std::future::poll_fn;
 use std::io;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -177,16 +178,18 @@ async fn open(
     place: &mut Option<Place>,
 ) -> Option<(usize, Box<Relay>)> {
     let limit = context.config.borrow().general.client_login_timeout.unwrap_or(Duration::MAX);
-    let mut connection =
-        Connection { stream, buffer: Buffer::default(), held: BytesMut::new(), shown: None, asked_for: None };
+    let mut connection = Connection::new(context.clone(), stream);
     let evicted = ticket.evicted();
-    let login = context.turns.take(log_in(context, &mut connection, peer, &mut ticket, place));
-    let outcome = tokio::select! {
-        biased;
-        outcome = timeout(limit, login) => outcome.unwrap_or_else(|_| {
-            Err(Error::new(Kind::LoginTimeout, "client_login_timeout: the login took too long").into())
-        }),
-        () = evicted => Err(sent_away(context).into()),
+    let outcome = {
+        // In place: it is large, and every move of it is a copy.
+        let login = pin!(log_in(context, &mut connection, peer, &mut ticket, place));
+        tokio::select! {
+            biased;
+            outcome = timeout(limit, context.turns.take(login)) => outcome.unwrap_or_else(|_| {
+                Err(Error::new(Kind::LoginTimeout, "client_login_timeout: the login took too long").into())
+            }),
+            () = evicted => Err(sent_away(context).into()),
+        }
     };
     let refusal = match outcome {
         Ok(Login::Session(session)) => return Some(session.into_relay(context, connection, peer)),
@@ -335,7 +338,9 @@ async fn log_in(
         Refusal::Error(Error::new(Kind::UnknownDatabase, text).detail(detail).hint(hint))
     };
     if replication.is_some() {
-        let (shard, lease) = super::replication::open(context, &startup, plan).await?.ok_or_else(|| {
+        // Boxed: it is large and rare.
+        let opened = Box::pin(super::replication::open(context, &startup, plan)).await?;
+        let (shard, lease) = opened.ok_or_else(|| {
             unknown("Add a database of this name to pgvalet's configuration: it says which server is meant.")
         })?;
         shard.counters().logins.add(1);
@@ -352,9 +357,15 @@ async fn log_in(
         shard.ok_or_else(|| unknown("Add it to the [databases] of pgvalet's configuration."))
     };
     let mut shard = route()?;
-    let limit = routing::limits(&config, &database_name, &user_name).query_wait_timeout;
-    let (settings, reported) =
-        welcome(&mut shard, route, startup_settings(&startup, &config.general, peer)?, limit).await?;
+    let settings = Arc::new(startup_settings(&startup, &config.general, peer)?);
+    let (settings, reported) = match shard.accepted(&settings) {
+        Some(known) => known,
+        None => {
+            let limit = routing::limits(&config, &database_name, &user_name).query_wait_timeout;
+            // Boxed, as above.
+            Box::pin(welcome(&mut shard, route, settings, limit)).await?
+        }
+    };
     shard.counters().logins.add(1);
     if config.general.log.connections {
         tracing::info!(%peer, database = database_name, user = user_name, "client logged in");
@@ -377,18 +388,14 @@ fn negotiate(connection: &mut Connection, startup: &Startup) {
     }
 }
 
-/// What servers report under these settings. The first client with them has a server try them; if the pool is replaced
-/// meanwhile, a server of the new one.
+/// What servers report under settings that no client had before: a server tries them; if the pool is replaced meanwhile, a
+/// server of the new one.
 async fn welcome(
     shard: &mut Rc<Shard>,
     route: impl Fn() -> Result<Rc<Shard>, Refusal>,
-    settings: Settings,
+    settings: Arc<Settings>,
     limit: Option<Duration>,
 ) -> Result<(Arc<Settings>, Arc<Reported>), Refusal> {
-    let settings = Arc::new(settings);
-    if let Some(known) = shard.accepted(&settings) {
-        return Ok(known);
-    }
     loop {
         let mut lease = match borrow(shard, limit).await {
             Ok(lease) => lease,
@@ -534,7 +541,7 @@ impl Relay {
         out.extend_from_slice(held);
         backend::authentication(out, 0, &[]);
         for (name, value) in told.iter() {
-            backend::parameter_status(out, &String::from_utf8_lossy(name), &String::from_utf8_lossy(value));
+            backend::parameter_status_of(out, name, value);
         }
         backend::backend_key_data(out, self.cell.key.pid, &self.cell.key.secret);
         if let Some(text) = &self.context.config.borrow().general.login_notify_message {

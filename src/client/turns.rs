@@ -7,7 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -43,8 +43,7 @@ impl Default for Turns {
 
 impl Turns {
     /// Runs a login, or a part of one, whose every step takes its turn.
-    pub async fn take<F: Future>(self: &Rc<Turns>, login: F) -> F::Output {
-        let mut login = pin!(login);
+    pub async fn take<F: Future>(self: &Rc<Turns>, mut login: Pin<&mut F>) -> F::Output {
         poll_fn(|cx| {
             let began = Instant::now();
             if !self.has_room(began) {
@@ -107,6 +106,7 @@ impl Turns {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::pin::pin;
     use tokio::task::{LocalSet, spawn_local, yield_now};
 
     fn run(future: impl Future<Output = ()>) {
@@ -136,7 +136,7 @@ mod tests {
                         work();
                         done.set(done.get() + 1);
                     };
-                    turns.take(login).await;
+                    turns.take(pin!(login)).await;
                 });
             }
             let mut of_others = 0;
@@ -154,13 +154,14 @@ mod tests {
     fn a_login_that_was_given_up_while_it_waited_holds_nobody_up() {
         run(async {
             let turns = Rc::new(Turns::default());
-            turns.take(async { work() }).await;
+            turns.take(pin!(async { work() })).await;
             {
-                let mut given_up = pin!(turns.take(async {}));
+                let nothing = pin!(async {});
+                let mut given_up = pin!(turns.take(nothing));
                 let is_waiting = poll_fn(|cx| Poll::Ready(given_up.as_mut().poll(cx).is_pending())).await;
                 assert!(is_waiting);
             }
-            turns.take(async {}).await;
+            turns.take(pin!(async {})).await;
         });
     }
 }

@@ -77,9 +77,14 @@ pub fn authentication(out: &mut BytesMut, code: u32, data: &[u8]) {
 
 /// Appends a ParameterStatus.
 pub fn parameter_status(out: &mut BytesMut, name: &str, value: &str) {
+    parameter_status_of(out, name.as_bytes(), value.as_bytes());
+}
+
+/// The same in an encoding that nobody looks at.
+pub fn parameter_status_of(out: &mut BytesMut, name: &[u8], value: &[u8]) {
     message(out, b'S', |body| {
-        put_cstr(body, name.as_bytes());
-        put_cstr(body, value.as_bytes());
+        put_cstr(body, name);
+        put_cstr(body, value);
     });
 }
 

@@ -3,19 +3,18 @@
 use crate::admin::{Admin, http};
 use crate::client::context::Process;
 use crate::config::General;
-use crate::runtime::listener::Listener;
-use crate::runtime::worker::Handle;
+use crate::runtime::listener::{Listener, Shift};
+use crate::runtime::worker::{Command, Handle};
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use tokio::task::JoinHandle;
 
 /// The listeners of the process.
 #[derive(Debug)]
 pub(super) struct Doors {
     listeners: Vec<Listener>,
-    accepting: Vec<JoinHandle<()>>,
+    accepting: Vec<Shift>,
     metrics: Option<TcpListener>,
     serving: Option<http::Serving>,
 }
@@ -29,22 +28,24 @@ impl Doors {
         Doors { listeners, accepting: Vec::new(), metrics, serving: None }
     }
 
-    /// Begins to accept.
-    pub(super) fn open(
+    /// Begins to accept, from each listener on another worker.
+    pub(super) async fn open(
         &mut self,
         workers: &[Handle],
         process: &Arc<Process>,
         admin: &Arc<Admin>,
         general: &General,
     ) -> Result<(), String> {
-        for listener in &mut self.listeners {
+        for (listener, worker) in self.listeners.iter_mut().zip(workers.iter().cycle()) {
             listener.claim_file();
             let address = listener.address();
-            let task = listener
-                .serve(workers.to_vec(), process.clone(), general)
-                .map_err(|error| format!("cannot accept connections on {address}: {error}"))?;
+            let failed = |error: io::Error| format!("cannot accept connections on {address}: {error}");
+            let (porter, mut shift) =
+                listener.porter(workers.to_vec(), process.clone(), general).map_err(failed)?;
+            let _ = worker.commands.send(Command::Accept(Box::new(porter)));
+            shift.has_begun().await.map_err(failed)?;
             tracing::info!(target: "pgvalet::runtime::listener", %address, "listening");
-            self.accepting.push(tokio::task::spawn_local(task));
+            self.accepting.push(shift);
         }
         if let Some(listener) = &self.metrics {
             let address = listener.local_addr().map(|address| address.to_string()).unwrap_or_default();
@@ -57,9 +58,8 @@ impl Doors {
 
     /// Accepts nobody for now; who connects waits in the kernel, for this process or another one that has the sockets.
     pub(super) async fn shut(&mut self) {
-        self.accepting.iter().for_each(JoinHandle::abort);
-        for task in self.accepting.drain(..) {
-            let _ = task.await;
+        for shift in self.accepting.drain(..) {
+            shift.end().await;
         }
     }
 

@@ -1,12 +1,15 @@
 //! Listening sockets, those that systemd or another process has opened included, and the one task that accepts from each.
+//!
+//! That task is on a worker: what it accepts is often that worker's own, and then no thread has to be woken for it.
 
+use crate::client::Context;
 use crate::client::context::Process;
-use crate::client::door::Barred;
-use crate::config::{General, Tcp};
+use crate::client::door::{Barred, Ticket};
+use crate::config::General;
 use crate::error::{Error, Kind};
 use crate::net::connect::prepare_tcp;
 use crate::net::stream::{Address, Detached};
-use crate::runtime::worker::{Command, Handle};
+use crate::runtime::worker::{self, Command, Handle};
 use bytes::BytesMut;
 use listenfd::ListenFd;
 use rustix::fs::{Gid, Mode, chmod, chown};
@@ -18,17 +21,20 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::sync::oneshot;
 
 /// Pause after an accept that failed for want of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(100);
+/// Connections that are accepted before the worker's clients have a turn.
+const MOST_IN_TURN: u32 = 16;
 
-/// A socket that clients connect to, listening. Its connections are accepted by [`Listener::serve`] on copies of the
-/// descriptor, so that accepting can stop and go on without a connection being refused.
+/// A socket that clients connect to, listening. Its connections are accepted by a [`Porter`] on a copy of the descriptor, so that accepting can stop and go on without a connection being refused.
 #[derive(Debug)]
 pub struct Listener {
     socket: Socket,
@@ -233,28 +239,106 @@ impl Listener {
         }
     }
 
-    /// Accepts and hands out, until the future is dropped. To be polled on the runtime that accepts.
+    /// Somebody who accepts from it and hands out, on the worker that it is sent to, and what ends that.
     ///
     /// # Errors
     /// The system's, if it has no descriptor for that.
-    pub fn serve(
+    pub fn porter(
         &self,
         workers: Vec<Handle>,
         process: Arc<Process>,
         general: &General,
-    ) -> io::Result<impl Future<Output = ()> + use<>> {
-        Ok(Accepting::new(self, &general.tcp)?.serve(workers, process))
+    ) -> io::Result<(Porter, Shift)> {
+        let socket = self.socket.try_clone()?;
+        if let Address::Tcp(_) = &self.address {
+            // Connections inherit the options of the socket that accepts them.
+            prepare_tcp(&socket, &general.tcp)?;
+        }
+        let (dismiss, dismissed) = oneshot::channel();
+        let (begun, has_begun) = oneshot::channel();
+        let (gone, is_gone) = oneshot::channel();
+        let socket = socket.into();
+        let porter =
+            Porter { socket, address: self.address.clone(), workers, process, dismissed, begun, _gone: gone };
+        Ok((porter, Shift { dismiss, has_begun: Some(has_begun), is_gone }))
     }
 }
 
+/// Accepts from one listener.
+#[derive(Debug)]
+pub struct Porter {
+    socket: OwnedFd,
+    address: Address,
+    workers: Vec<Handle>,
+    process: Arc<Process>,
+    /// Ends when nobody is to be accepted any more.
+    dismissed: oneshot::Receiver<()>,
+    /// Told whether it could begin.
+    begun: oneshot::Sender<io::Result<()>>,
+    /// Dropped when nobody is accepted any more.
+    _gone: oneshot::Sender<()>,
+}
+
+/// The time for which a [`Porter`] accepts.
+#[derive(Debug)]
+pub struct Shift {
+    dismiss: oneshot::Sender<()>,
+    has_begun: Option<oneshot::Receiver<io::Result<()>>>,
+    is_gone: oneshot::Receiver<()>,
+}
+
+impl Shift {
+    /// Waits until it has begun.
+    ///
+    /// # Errors
+    /// Why it has not.
+    pub async fn has_begun(&mut self) -> io::Result<()> {
+        match self.has_begun.take() {
+            Some(begun) => begun.await.unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into())),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends it. When this returns nobody is accepted any more.
+    pub async fn end(self) {
+        drop(self.dismiss);
+        let _ = self.is_gone.await;
+    }
+}
+
+impl Porter {
+    /// Accepts until the shift ends. `context` is of the worker that it is on.
+    pub async fn work(self, context: Rc<Context>) {
+        let Porter { socket, address, workers, process, dismissed, begun, _gone } = self;
+        let accepting = match readable(socket) {
+            Ok(socket) => Accepting { socket, address, workers, process, context },
+            Err(error) => return drop(begun.send(Err(error))),
+        };
+        let _ = begun.send(Ok(()));
+        tokio::select! {
+            biased;
+            _ = dismissed => {}
+            () = accepting.serve() => {}
+        }
+    }
+}
+
+/// A listener as it is served.
+struct Accepting {
+    socket: AsyncFd<OwnedFd>,
+    address: Address,
+    workers: Vec<Handle>,
+    process: Arc<Process>,
+    context: Rc<Context>,
+}
+
 impl Accepting {
-    async fn serve(self, workers: Vec<Handle>, process: Arc<Process>) {
+    async fn serve(self) {
+        let mut in_turn = 0;
         loop {
             match self.next().await {
-                Ok((stream, peer)) => match process.door.enter(&peer).await {
-                    Ok(ticket) => {
-                        hand_out(Command::Client(stream, peer, Box::new(ticket)), &workers, &process);
-                    }
+                Ok((stream, peer)) => match self.process.door.enter(&peer).await {
+                    Ok(ticket) => self.hand_out(stream, peer, Box::new(ticket)),
                     Err(barred) => turn_away(stream, &peer, barred),
                 },
                 Err(error) if is_about_one_connection(&error) => {}
@@ -263,41 +347,40 @@ impl Accepting {
                     crate::alarm::sleep(PAUSE).await;
                 }
             }
+            in_turn += 1;
+            if in_turn == MOST_IN_TURN {
+                in_turn = 0;
+                tokio::task::yield_now().await;
+            }
         }
     }
-}
 
-/// A listener as it is served: what it accepts is no business of this thread's runtime, so it is never registered there.
-enum Accepting {
-    Tcp(AsyncFd<OwnedFd>),
-    Unix(AsyncFd<OwnedFd>, PathBuf),
-}
-
-impl Accepting {
-    /// Connections inherit the options of the socket that accepts them.
-    fn new(listener: &Listener, options: &Tcp) -> io::Result<Accepting> {
-        let socket = listener.socket.try_clone()?;
-        match &listener.address {
-            Address::Tcp(_) => {
-                prepare_tcp(&socket, options)?;
-                readable(socket.into()).map(Accepting::Tcp)
-            }
-            Address::Unix(path) => Ok(Accepting::Unix(readable(socket.into())?, path.clone())),
+    /// Gives a connection to a worker.
+    fn hand_out(&self, stream: Detached, peer: Address, ticket: Box<Ticket>) {
+        let chosen = choose(&self.workers);
+        if chosen == self.context.worker {
+            count_in(&self.workers[chosen], &self.process);
+            worker::welcome(&self.context, stream, peer, ticket);
+        } else {
+            send(Command::Client(stream, peer, ticket), &self.workers[chosen], &self.process);
         }
     }
 
     async fn next(&self) -> io::Result<(Detached, Address)> {
-        let (Accepting::Tcp(listener) | Accepting::Unix(listener, _)) = self;
         let accept =
             |listener: &OwnedFd| acceptfrom_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC);
-        let (stream, peer) = listener.async_io(Interest::READABLE, |listener| Ok(accept(listener)?)).await?;
-        match self {
-            Accepting::Tcp(_) => {
+        let (stream, peer) =
+            self.socket.async_io(Interest::READABLE, |listener| Ok(accept(listener)?)).await?;
+        match &self.address {
+            Address::Tcp(_) => {
                 let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
                 let peer = peer.ok_or(io::ErrorKind::ConnectionAborted)?;
+                // A socket that systemd has opened may take IPv4 too, and then calls those addresses ::ffff:a.b.c.d: rules and
+                // limits are about what they are.
+                let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
                 Ok((Detached::Tcp(stream.into()), Address::Tcp(peer)))
             }
-            Accepting::Unix(_, path) => Ok((Detached::Unix(stream.into()), Address::Unix(path.clone()))),
+            Address::Unix(path) => Ok((Detached::Unix(stream.into()), Address::Unix(path.clone()))),
         }
     }
 }
@@ -336,20 +419,31 @@ fn turn_away(stream: Detached, peer: &Address, barred: Barred) {
     };
 }
 
-/// Gives a connection to the less loaded of two workers drawn at random.
-pub(super) fn hand_out(connection: Command, workers: &[Handle], process: &Process) {
-    let chosen = match workers {
-        [only] => only,
-        workers => {
-            let random = getrandom::u32().unwrap_or(0) as usize;
-            let one = &workers[random % workers.len()];
-            let other = &workers[(random >> 16) % workers.len()];
-            if one.load.load(Ordering::Relaxed) <= other.load.load(Ordering::Relaxed) { one } else { other }
-        }
-    };
-    process.clients.fetch_add(1, Ordering::Relaxed);
-    chosen.load.fetch_add(1, Ordering::Relaxed);
-    if chosen.commands.send(connection).is_err() {
+/// Gives a client that comes from another process to a worker.
+pub(super) fn adopt(migrant: Command, workers: &[Handle], process: &Process) {
+    send(migrant, &workers[choose(workers)], process);
+}
+
+/// The less loaded of two workers drawn at random.
+fn choose(workers: &[Handle]) -> usize {
+    if workers.len() == 1 {
+        return 0;
+    }
+    let random = getrandom::u32().unwrap_or(0) as usize;
+    let (one, other) = (random % workers.len(), (random >> 16) % workers.len());
+    let load = |worker: usize| workers[worker].load.load(Ordering::Relaxed);
+    if load(one) <= load(other) { one } else { other }
+}
+
+fn send(client: Command, to: &Handle, process: &Process) {
+    count_in(to, process);
+    if to.commands.send(client).is_err() {
         process.clients.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// Counts a client in; its worker counts it out.
+fn count_in(worker: &Handle, process: &Process) {
+    process.clients.fetch_add(1, Ordering::Relaxed);
+    worker.load.fetch_add(1, Ordering::Relaxed);
 }

@@ -1,4 +1,4 @@
-//! The process: one thread that accepts and supervises, and the workers.
+//! The process: one thread that supervises, and the workers, which accept.
 
 mod ahead;
 pub mod daemon;

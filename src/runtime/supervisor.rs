@@ -176,7 +176,7 @@ async fn supervise(path: PathBuf, config: Arc<Config>, begin: Begin) -> Result<(
     // In the place of another process its number stands there.
     let write = if running.upgrade.has_predecessor() { PidFile::take_over } else { PidFile::write };
     let _pidfile = running.config.general.pidfile.as_deref().map(write).transpose()?;
-    running.open_doors()?;
+    running.open_doors().await?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), workers = running.workers.len(), "ready");
     notify(&[NotifyState::Ready]);
     daemon::announce();
@@ -351,8 +351,8 @@ pub(super) enum Asked {
 }
 
 impl Running {
-    pub(super) fn open_doors(&mut self) -> Result<(), String> {
-        self.doors.open(&self.workers, &self.process, &self.admin, &self.config.general)
+    pub(super) async fn open_doors(&mut self) -> Result<(), String> {
+        self.doors.open(&self.workers, &self.process, &self.admin, &self.config.general).await
     }
 }
 

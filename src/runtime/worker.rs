@@ -12,6 +12,7 @@ use crate::net::{Buffers, Socket, Stream};
 use crate::pool::registry::{Parcel, Registry, jobs};
 use crate::pool::{Shards, keeper};
 use crate::routing::{self, ADMIN_DATABASES};
+use crate::runtime::listener::Porter;
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
@@ -30,6 +31,8 @@ const SWEEP: Duration = Duration::from_millis(100);
 /// What the supervisor and other workers say to a worker.
 #[derive(Debug)]
 pub enum Command {
+    /// Accept clients.
+    Accept(Box<Porter>),
     /// A new client.
     Client(Detached, Address, Box<Ticket>),
     /// A client that was with another process.
@@ -141,6 +144,9 @@ pub async fn run(seed: Seed) {
     loop {
         tokio::select! {
             command = commands.recv() => match command {
+                Some(Command::Accept(porter)) => {
+                    tokio::task::spawn_local(porter.work(context.clone()));
+                }
                 Some(Command::Client(stream, peer, ticket)) => welcome(&context, stream, peer, ticket),
                 Some(Command::Adopt(migrant, arrival)) => {
                     tokio::task::spawn_local(client::adopt(context.clone(), migrant, arrival));
@@ -173,7 +179,8 @@ pub async fn run(seed: Seed) {
     context.shards.close_idle();
 }
 
-fn welcome(context: &Rc<Context>, stream: Detached, peer: Address, ticket: Box<Ticket>) {
+/// Takes a client on that was counted in.
+pub(super) fn welcome(context: &Rc<Context>, stream: Detached, peer: Address, ticket: Box<Ticket>) {
     let mut stream = Stream::Plain(Socket::from(stream));
     match stream.attach() {
         Ok(()) => {

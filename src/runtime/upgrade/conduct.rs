@@ -3,7 +3,7 @@
 use crate::client::Arrival;
 use crate::client::context::{CancelRequest, Messenger};
 use crate::handover::{Event, Link, Message};
-use crate::runtime::listener::hand_out;
+use crate::runtime::listener::adopt;
 use crate::runtime::supervisor::{Running, notify};
 use crate::runtime::upgrade::giver::{self, Gift, Program};
 use crate::runtime::upgrade::{Heard, Links, Newcomer, Side};
@@ -160,7 +160,7 @@ impl Running {
             let _ = worker.commands.send(Command::Move(None));
         }
         self.admin.set_draining(false);
-        self.open_doors().err()
+        self.open_doors().await.err()
     }
 
     /// Takes in what a process says that serves.
@@ -169,10 +169,10 @@ impl Running {
         match event {
             Event::Client(migrant) => {
                 let arrival = Arrival::New { shapes: self.upgrade.has_same_shapes };
-                hand_out(Command::Adopt(migrant, arrival), &self.workers, &self.process);
+                adopt(Command::Adopt(migrant, arrival), &self.workers, &self.process);
             }
             Event::Returned(migrant) => {
-                hand_out(Command::Adopt(migrant, Arrival::Back), &self.workers, &self.process);
+                adopt(Command::Adopt(migrant, Arrival::Back), &self.workers, &self.process);
             }
             Event::Cancel { id, pid, secret } => self.cancel_for(side, id, pid, secret),
             Event::Said(Message::Learnt(lessons)) => self.process.keys.learnt.learn(lessons),

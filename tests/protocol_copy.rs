@@ -67,8 +67,10 @@ fn other_messages_during_copy_in_end_it() {
         ("Describe", describe_portal("")),
         ("FunctionCall", function_call(177, &[Some("1"), Some("2")])),
         ("Query", query("SELECT 1")),
+        ("a batch", extended("SELECT 1", &[])),
+        ("a statement", all(&[parse("a", "SELECT 1"), sync()])),
     ];
-    let mut script = about("copy_interrupted").errors(&["08P01"; 10]);
+    let mut script = about("copy_interrupted").errors(&["08P01"; 14]);
     for (client, message) in interruptions {
         script = script
             .client(client)
@@ -157,6 +159,80 @@ fn a_pipelined_copy_that_fails_does_not_disturb_what_follows() {
             .ready()
             .query("SELECT id FROM copy_pipelined ORDER BY id"),
     );
+}
+
+/// Case 38: data that fail with a Sync in front of them or behind them, whatever comes next: the server is told all of it
+/// before it has come to what fails, or the client sees that it reads first, or everything goes at once.
+#[test]
+fn a_copy_that_fails_around_a_sync_does_not_disturb_what_follows() {
+    let simple = || query("COPY copy_around FROM STDIN");
+    let begun = || start("COPY copy_around FROM STDIN");
+    let (good, bad, batch) = (copy_data(b"1\n"), copy_data(b"2\n"), start("SELECT 'in a batch'"));
+    let asked = query("SELECT 'asked'");
+    let cases: &[(Vec<u8>, Vec<Vec<u8>>, usize)] = &[
+        (simple(), vec![bad.clone(), good.clone(), sync(), asked.clone()], 3),
+        (simple(), vec![bad.clone(), sync(), batch.clone(), sync()], 3),
+        (simple(), vec![good.clone(), sync(), bad.clone(), sync(), copy_done(), asked.clone()], 3),
+        (simple(), vec![bad.clone(), sync(), good.clone(), copy_done(), asked.clone()], 3),
+        (simple(), vec![bad.clone(), sync(), sync(), good.clone(), sync(), copy_done()], 4),
+        (
+            simple(),
+            vec![good.clone(), sync(), bad.clone(), good.clone(), batch.clone(), sync(), asked.clone()],
+            3,
+        ),
+        (simple(), vec![bad.clone(), sync(), good.clone(), sync(), batch.clone(), sync(), asked.clone()], 5),
+        (begun(), vec![bad.clone(), good.clone(), sync(), asked.clone()], 2),
+        (begun(), vec![bad.clone(), batch.clone(), sync(), asked.clone()], 2),
+        (begun(), vec![good.clone(), sync(), bad.clone(), copy_done(), sync()], 1),
+        (
+            begun(),
+            vec![bad.clone(), sync(), good.clone(), copy_done(), batch.clone(), sync(), asked.clone()],
+            3,
+        ),
+        (
+            begun(),
+            vec![good.clone(), sync(), bad.clone(), copy_done(), batch.clone(), sync(), asked.clone()],
+            2,
+        ),
+        (begun(), vec![sync(), bad.clone(), sync(), good.clone(), sync(), asked.clone()], 3),
+        (begun(), vec![good.clone(), sync(), bad.clone(), batch.clone(), sync(), asked.clone()], 2),
+        (begun(), vec![bad.clone(), sync(), good.clone(), batch.clone(), sync(), asked.clone()], 3),
+    ];
+    for (gated, together) in [(true, false), (false, false), (false, true)] {
+        let mut script = Script::new("copy_around")
+            .setup(
+                "CREATE TABLE copy_around (id int);
+                CREATE FUNCTION copy_around() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN
+                    PERFORM pg_advisory_xact_lock_shared(3817);
+                    IF NEW.id = 2 THEN RAISE invalid_text_representation; END IF;
+                    RETURN NEW;
+                END$$;
+                CREATE TRIGGER gate BEFORE INSERT ON copy_around FOR EACH ROW EXECUTE FUNCTION copy_around()",
+            )
+            .teardown("DROP TABLE copy_around; DROP FUNCTION copy_around")
+            .errors(&["22P02"].repeat(cases.len()));
+        for (head, sent, readies) in cases {
+            if gated {
+                script = script.client("holds the gate").query("BEGIN; SELECT pg_advisory_xact_lock(3817)");
+            }
+            script = script.client("copies");
+            script = match together {
+                true => script.send([head.clone(), sent.concat()].concat()),
+                false => script.pipeline(&[head.clone(), flush()]).read(if head[0] == b'Q' { 1 } else { 3 }),
+            };
+            if !together {
+                script = script.pipeline(sent);
+            }
+            if gated {
+                script = script.client("holds the gate").query("COMMIT").client("copies");
+            }
+            for _ in 0..*readies {
+                script = script.ready();
+            }
+            script = script.query("SELECT count(*) FROM copy_around");
+        }
+        faithful(&script);
+    }
 }
 
 /// Case 38: a COPY that is prepared once, and run on any server.

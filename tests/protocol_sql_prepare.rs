@@ -465,7 +465,25 @@ fn a_loop_of_executes_as_drivers_write_them() {
     faithful(&script);
 }
 
-/// Code in a DO block may prepare, so the server is asked about it: once.
+/// Case 30: what SQL has prepared is there, though the batch fails in which the server was to be asked about it.
+#[test]
+fn a_failing_batch_behind_prepare_does_not_hide_what_it_has_prepared() {
+    let batch = |name| all(&[bind("", "", &[]), parse(name, "SELECT 'of the batch'"), sync()]);
+    faithful(
+        &Script::new("prepare and a failing batch")
+            .errors(&["26000", "26000", "26000"])
+            .pipeline(&[query("PREPARE behind AS SELECT 'prepared'"), batch("other")])
+            .ready()
+            .ready()
+            .query("EXECUTE behind")
+            .pipeline(&[query("DEALLOCATE behind"), batch("behind")])
+            .ready()
+            .ready()
+            .query("EXECUTE behind"),
+    );
+}
+
+/// Case 30: code in a DO block may prepare, so the server is asked about it: once.
 #[test]
 fn a_do_block_through_the_extended_protocol() {
     faithful(

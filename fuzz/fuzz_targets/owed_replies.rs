@@ -13,7 +13,7 @@ fuzz_target!(|input: &[u8]| {
     let mut queue = OwedQueue::default();
     for pair in input.chunks_exact(2) {
         let detail = pair[1];
-        match pair[0] % 22 {
+        match pair[0] % 26 {
             0 => drop(queue.push(Owed::Query(None))),
             1 => drop(queue.push(Owed::Sync)),
             2 => drop(queue.push(Owed::FunctionCall)),
@@ -35,6 +35,10 @@ fuzz_target!(|input: &[u8]| {
             18 => drop(queue.unsettled(&[detail & 3]).is_some()),
             19 => drop(queue.push(Owed::Shape(Box::new(ShapeOf { id: 1, stamp: 1, purpose: Purpose::Noted })))),
             20 => drop(queue.take_shape()),
+            21 => drop(queue.waits_for_copy()),
+            22 => queue.leave_copy(),
+            23 => drop(queue.take_question()),
+            24 => drop(queue.take_usual(detail)),
             _ => drop(queue.reply(detail)),
         }
         assert!(!queue.at_rest() || queue.is_empty());

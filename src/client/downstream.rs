@@ -240,22 +240,15 @@ impl Relay {
             return Ok(true);
         }
         let body = &self.from_server.bytes()[cursor + HEADER..cursor + header.total()];
+        if let Some(end) = self.is_broken_off(body) {
+            return Err(end);
+        }
         let mentions_us = names_a_statement(body);
         if let Some(resets) = &mut self.resetting {
             resets.failed = true;
         }
         let mut undone = Vec::new();
         let Some(lease) = self.lease.as_mut() else { return Ok(false) };
-        if lease.owed.is_doubtful_copy() {
-            if ErrorFields::new(body).code() != b"57014" {
-                let error = ServerError::Refused(body.to_vec().into());
-                self.drop_reply(header);
-                self.server_lost(ServerError::Lost(Some(Box::new(error))))?;
-                return Ok(false);
-            }
-            // Most likely it was the client's CopyFail, and the server has read all that came before it.
-            self.spoiled = true;
-        }
         let verdict = lease.owed.error(|failed, owed| undone.push((failed, owed)));
         if matches!(verdict, Verdict::Forward) {
             self.shard.stats().errors.count(ErrorFields::new(body).code());
@@ -281,6 +274,7 @@ impl Relay {
             }
         }
         undone.into_iter().for_each(|(failed, owed)| self.undo(failed, owed));
+        self.ask_which_syncs_count();
         Ok(true)
     }
 

@@ -1,7 +1,7 @@
 //! One client: its login, its session, and the relay between it and the server it borrows.
 //!
 //! [`serve`] is the life of a connection. `relay` is the hot path; what it does with the bytes of each direction is in
-//! `upstream` (client to server, with `naming` and `sql_names` for prepared statements) and `downstream` (server to client); `endings` has
+//! `upstream` (client to server, with `naming` and `sql_names` for prepared statements, and `copying` for COPY) and `downstream` (server to client); `endings` has
 //! what happens when a server is lost, a query canceled, or a client leaves.
 
 mod authentication;
@@ -12,6 +12,7 @@ pub mod census;
 mod connection;
 mod console;
 pub mod context;
+mod copying;
 pub mod door;
 mod downstream;
 mod encryption;

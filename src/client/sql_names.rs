@@ -113,6 +113,11 @@ impl SqlNames {
         upcoming
     }
 
+    /// Notes that the server has skipped the question, for an error that has nothing to do with it.
+    pub(super) fn ask_skipped(&mut self) {
+        self.knowledge = Knowledge::Doubtful;
+    }
+
     /// Notes that the server was asked in vain.
     pub(super) fn ask_failed(&mut self) {
         self.knowledge = Knowledge::Unanswered;
@@ -290,9 +295,9 @@ impl Relay {
         frontend::run(out, ONCE, ONCE);
         frontend::close_portal(out, ONCE);
         frontend::close_statement(out, ONCE);
-        for owed in
-            [Owed::Own(b'3'), Owed::Own(b'1'), Owed::Own(b'2'), execute, Owed::Own(b'3'), Owed::Own(b'3')]
-        {
+        // That the question was skipped says nothing about what else was sent.
+        let own = if matches!(execute, Owed::Names) { Owed::Question } else { Owed::Own };
+        for owed in [own(b'3'), own(b'1'), own(b'2'), execute, own(b'3'), own(b'3')] {
             self.owe(owed);
         }
     }

@@ -54,6 +54,7 @@ impl Relay {
             }
             if self.request != Body::None {
                 self.continue_request();
+                self.ask_which_syncs_count();
                 progress = true;
                 continue;
             }
@@ -112,7 +113,7 @@ impl Relay {
     }
 
     /// Whether the message can be dealt with: it is complete, or it will not be before some of it has moved on.
-    fn is_ready(&mut self, header: Header) -> bool {
+    pub(super) fn is_ready(&mut self, header: Header) -> bool {
         let available = self.input().len();
         if available >= header.total() {
             return true;
@@ -243,24 +244,15 @@ impl Relay {
             return Ok(Step::NeedReplies);
         }
         self.is_unused = false;
+        if self.lease.as_ref().is_some_and(|lease| !lease.owed.is_plain())
+            && let Some(step) = self.special_message(header)?
+        {
+            return Ok(step);
+        }
         if let Some(lease) = &self.lease {
-            if lease.owed.is_skipping() && !matches!(header.tag, b'S' | b'X') {
-                // The server would ignore it.
-                self.request = Body::Discard(header.total());
-                self.continue_request();
-                return Ok(Step::Done);
-            }
             if lease.owed.namings() > NAMINGS_LIMIT && !matches!(header.tag, b'd' | b'c' | b'f' | b'X') {
                 self.ask_for_replies();
                 return Ok(Step::NeedReplies);
-            }
-            if lease.owed.expects_copy_data()
-                && !matches!(header.tag, b'd' | b'c' | b'f' | b'H' | b'S' | b'X')
-            {
-                // The server reads no further than its type, says so, and ends the connection.
-                self.spoiled = true;
-                self.pass(header);
-                return Ok(Step::Done);
             }
             self.asked_for_replies = false;
         }
@@ -303,14 +295,14 @@ impl Relay {
     }
 
     /// Has the server send what it holds back until a Sync, once for each time that the limit is reached.
-    fn ask_for_replies(&mut self) {
+    pub(super) fn ask_for_replies(&mut self) {
         if !self.asked_for_replies {
             self.asked_for_replies = true;
             self.to_server.insert(&mut self.from_client).extend_from_slice(&frontend::FLUSH);
         }
     }
 
-    fn forward_request(&mut self, header: Header) -> Result<Step, End> {
+    pub(super) fn forward_request(&mut self, header: Header) -> Result<Step, End> {
         match header.tag {
             b'Q' => {
                 if !self.is_whole_query(header) {
@@ -421,7 +413,8 @@ impl Relay {
             // It was prepared, but its columns are not known.
             Owed::Shape(of) if lease.prepared.contains(&of.id) => lease.doubt(of.id),
             Owed::Own(_) => self.sql_names.fail(),
-            Owed::Names => self.sql_names.ask_failed(),
+            Owed::Question(_) if failed => self.sql_names.ask_failed(),
+            Owed::Names => self.sql_names.ask_skipped(),
             Owed::Prepare(0) => self.unnamed_here = false,
             Owed::Prepare(id) => {
                 lease.prepared.pop(&id);

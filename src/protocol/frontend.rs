@@ -146,6 +146,14 @@ pub fn sync(out: &mut BytesMut) {
     message(out, b'S', |_| {});
 }
 
+/// Appends a CopyFail.
+pub fn copy_fail(out: &mut BytesMut, reason: &str) {
+    message(out, b'f', |body| {
+        body.put_slice(reason.as_bytes());
+        body.put_u8(0);
+    });
+}
+
 /// Appends a Terminate.
 pub fn terminate(out: &mut BytesMut) {
     message(out, b'X', |_| {});

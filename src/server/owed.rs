@@ -8,6 +8,7 @@
 mod copy;
 mod entry;
 
+pub use copy::CopyWait;
 pub use entry::{Naming, Owed, Purpose, ShapeOf};
 
 use crate::session::Named;
@@ -38,6 +39,8 @@ pub struct OwedQueue {
     /// The server skips everything up to the next Sync, which has not been sent yet.
     skipping: bool,
     copy: CopyIn,
+    /// The COPY data that were sent last may have a Sync between them; whether they still have, the end of the queue says.
+    sync_amid: bool,
     /// How many entries in the queue change a client's names.
     namings: usize,
     /// How many of them, the last ones, belong to the batch that is being sent.
@@ -92,6 +95,7 @@ impl OwedQueue {
                 if matches!(self.queue.back(), None | Some(Owed::CopyData)) {
                     return None;
                 }
+                self.note_sync_amid();
             }
             Owed::CopyEnd => {
                 if self.copy == CopyIn::Open {
@@ -99,6 +103,7 @@ impl OwedQueue {
                 } else if self.queue.is_empty() {
                     return None;
                 }
+                self.note_sync_amid();
             }
             _ => self.unsynced = true,
         }
@@ -179,7 +184,7 @@ impl OwedQueue {
     #[inline]
     #[must_use]
     pub fn is_plain(&self) -> bool {
-        !self.skipping && self.copy == CopyIn::None
+        !self.skipping && !self.sync_amid && self.copy == CopyIn::None
     }
 
     /// Whether the server ignores everything up to a Sync that has not been sent yet.
@@ -273,6 +278,7 @@ impl OwedQueue {
                         | Owed::Evict(_)
                         | Owed::Shape(_)
                         | Owed::Own(_)
+                        | Owed::Question(_)
                         | Owed::Names
                         | Owed::OwnSync
                 )
@@ -402,6 +408,9 @@ impl OwedQueue {
 
     /// Judges a reply other than ErrorResponse and ReadyForQuery, by its tag.
     pub fn reply(&mut self, tag: u8) -> Verdict {
+        if tag == b'3' {
+            self.settle_doubt();
+        }
         let Some(head) = self.queue.front() else { return Verdict::Violation };
         let (fits, ends) = match (head, tag) {
             (head, b'T' | b'D' | b'I' | b'H' | b'd' | b'c' | b'G' | b'W' | b'C')
@@ -415,7 +424,7 @@ impl OwedQueue {
             (Owed::Close | Owed::Evict(_), b'3') => (true, true),
             (Owed::DescribeParameters, b't') => (true, false),
             (Owed::DescribeParameters, b'T' | b'n') => (true, true),
-            (Owed::Own(expected), tag) if *expected == tag => (true, true),
+            (Owed::Own(expected) | Owed::Question(expected), tag) if *expected == tag => (true, true),
             (Owed::Own(b'C'), b'D') => (true, false),
             (Owed::Names, b'D') => (true, false),
             (Owed::Names, b'C') => (true, true),
@@ -430,7 +439,7 @@ impl OwedQueue {
         let verdict = if is_ours { Verdict::Swallow } else { Verdict::Forward };
         match tag {
             b'G' => self.copy_in_begins(),
-            b'C' if self.copy != CopyIn::None => self.copy_in_ends(false),
+            b'C' if self.copy != CopyIn::None => _ = self.copy_in_ends(false),
             _ => {}
         }
         if ends {
@@ -443,13 +452,16 @@ impl OwedQueue {
     /// Judges a ReadyForQuery.
     #[inline]
     pub fn ready(&mut self) -> Verdict {
-        self.copy = CopyIn::None;
+        if !matches!(self.copy, CopyIn::Doubted(_)) {
+            self.copy = CopyIn::None;
+        }
         let verdict = match self.queue.front() {
             Some(Owed::Query(_) | Owed::Sync | Owed::FunctionCall) => {
                 self.answered = false;
                 Verdict::Forward
             }
             Some(owed) if owed.is_own_query() || matches!(owed, Owed::OwnSync) => Verdict::Swallow,
+            Some(Owed::DoubtfulSyncs(_)) => return self.doubtful_ready(),
             _ => return Verdict::Violation,
         };
         self.take_first();
@@ -464,8 +476,23 @@ impl OwedQueue {
 
     /// Judges an ErrorResponse. What the server now skips is given to `skipped`, the latest first; the first argument
     /// is true for the message that failed itself.
-    pub fn error(&mut self, mut skipped: impl FnMut(bool, Owed)) -> Verdict {
-        self.copy_in_ends(true);
+    pub fn error(&mut self, skipped: impl FnMut(bool, Owed)) -> Verdict {
+        if let CopyIn::Doubted(_) = self.copy {
+            // Nothing that can fail was sent.
+            return Verdict::Violation;
+        }
+        let doubtful = self.copy_in_ends(true);
+        if doubtful > 0 && !self.queue.iter().skip(1).all(|owed| matches!(owed, Owed::Sync)) {
+            return Verdict::Violation;
+        }
+        let verdict = self.judge_error(skipped);
+        if doubtful > 0 {
+            self.doubt(doubtful);
+        }
+        verdict
+    }
+
+    fn judge_error(&mut self, mut skipped: impl FnMut(bool, Owed)) -> Verdict {
         let verdict = match self.queue.front() {
             None => return Verdict::Violation,
             // The error of a statement that pgvalet prepared for a Bind is the Bind's.

@@ -439,8 +439,7 @@ impl Speaker {
         for _ in 0..random.below(4) {
             out.push_back(Message::CopyData(format!("copied by {}\t{}\n", self.client, random.below(50))));
             match random.below(20) {
-                // With an error behind it nobody but the server would know whether it still counts.
-                0 if !bad => out.push_back(Message::Sync),
+                0 => out.push_back(Message::Sync),
                 1 => out.push_back(Message::Flush),
                 _ => {}
             }
@@ -449,9 +448,11 @@ impl Speaker {
             out.push_back(Message::CopyPoison("bad\tno number\n".into()));
             for _ in 0..random.below(3) {
                 out.push_back(Message::CopyData("more\t1\n".into()));
+                if random.chance(10) {
+                    out.push_back(Message::Sync);
+                }
             }
-            // What comes behind that Sync is an error too, unless the server has come to the bad row by then.
-            if self.role == Role::Sharing && random.chance(20) {
+            if random.chance(20) {
                 out.push_back(Message::Sync);
                 return true;
             }

@@ -42,6 +42,8 @@ pub enum Owed {
     Shape(Box<ShapeOf>),
     /// A message of pgvalet's own that is answered with this tag.
     Own(u8),
+    /// A message of pgvalet's own that belongs to the question for the client's names, answered with this tag.
+    Question(u8),
     /// An Execute of pgvalet's own that lists the statements which have names of the client's: DataRow, CommandComplete.
     Names,
     /// A Sync of pgvalet's own, where no batch of the client's is open.
@@ -54,6 +56,8 @@ pub enum Owed {
     CopyData,
     /// A Sync between CopyData: ignored, unless the data before it has made the COPY fail.
     CopySync,
+    /// So many Syncs between the data of a COPY that has failed: each is answered or not, depending on where it failed.
+    DoubtfulSyncs(usize),
     /// CopyDone or CopyFail: no answer of their own, but they end the stretch in which Sync earns none.
     CopyEnd,
 }

@@ -20,7 +20,7 @@ version() { dpkg-query -W -f '${Version}' "$1" | sed 's/-[^-]*$//'; }
 status=0
 suite() {
     local output=$DRIVERS_CACHE/$3.log good bad
-    "$DRIVERS_CACHE/drivers.test" -test.v -test.timeout 60s -test.run "^Test$3" >"$output" 2>&1 || status=1
+    "$DRIVERS_CACHE/drivers.test" -test.v -test.timeout 300s -test.run "^Test$3" >"$output" 2>&1 || status=1
     good=$(grep -c '^--- PASS' "$output" || true)
     bad=$(grep -c '^--- FAIL' "$output" || true)
     if tail -1 "$output" | grep -qx PASS; then

@@ -17,7 +17,7 @@ import pytest
 
 sys.dont_write_bytecode = True
 
-SECONDS_PER_TEST = 30
+SECONDS_PER_TEST = 120
 results = collections.defaultdict(collections.Counter)
 
 

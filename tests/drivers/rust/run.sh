@@ -16,7 +16,7 @@ version() { sed -n "/^name = \"$1\"$/{ n; s/^version = \"\\(.*\\)\"/\\1/p }" Car
 status=0
 suite() {
     local output=$DRIVERS_CACHE/$1.log good bad
-    if ! timeout 60 cargo test --quiet --locked --test "${1//-/_}" >"$output" 2>&1; then
+    if ! timeout 300 cargo test --quiet --locked --test "${1//-/_}" >"$output" 2>&1; then
         cat "$output"
         status=1
     fi

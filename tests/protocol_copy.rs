@@ -169,7 +169,9 @@ fn a_copy_that_fails_around_a_sync_does_not_disturb_what_follows() {
     let begun = || start("COPY copy_around FROM STDIN");
     let (good, bad, batch) = (copy_data(b"1\n"), copy_data(b"2\n"), start("SELECT 'in a batch'"));
     let asked = query("SELECT 'asked'");
-    let cases: &[(Vec<u8>, Vec<Vec<u8>>, usize)] = &[
+    // What begins it, what follows, how many ReadyForQuery that makes.
+    type Case = (Vec<u8>, Vec<Vec<u8>>, usize);
+    let cases: &[Case] = &[
         (simple(), vec![bad.clone(), good.clone(), sync(), asked.clone()], 3),
         (simple(), vec![bad.clone(), sync(), batch.clone(), sync()], 3),
         (simple(), vec![good.clone(), sync(), bad.clone(), sync(), copy_done(), asked.clone()], 3),

@@ -2,6 +2,9 @@
 
 mod support;
 
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -421,4 +424,35 @@ fn waiting_ends_at_its_limit() {
     assert_eq!(within(Duration::ZERO, || Some(1)), Some(1));
     let unix = Endpoint::Unix("/tmp/x/.s.PGSQL.5433".into());
     assert_eq!(unix.libpq(), ("/tmp/x".to_string(), 5433));
+}
+
+/// What docs/protocol-cases.md names are tests that are there, and each case has some.
+#[test]
+fn the_cases_of_the_protocol_name_tests_that_there_are() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("docs/protocol-cases.md")).expect("the page is there");
+    let source = |path: String| fs::read_to_string(root.join("tests").join(path)).unwrap_or_default();
+    let mut cases = BTreeSet::new();
+    for row in page.lines().filter(|line| line.starts_with("| ")) {
+        let cells: Vec<&str> = row.split(" | ").collect();
+        cases.extend(cells[0].trim_start_matches("| ").trim().parse::<u32>().ok());
+        // Every second piece stands between backquotes.
+        for name in cells[cells.len() - 1].split('`').skip(1).step_by(2) {
+            let names: Vec<&str> = name.split("::").collect();
+            let there = match names[..] {
+                [file] => {
+                    !source(format!("{file}.rs")).is_empty()
+                        || root.join(format!("fuzz/fuzz_targets/{file}.rs")).exists()
+                }
+                [file, name] => {
+                    !source(format!("{file}/{name}.rs")).is_empty()
+                        || source(format!("{file}.rs")).contains(&format!("fn {name}("))
+                }
+                [file, part, name] => source(format!("{file}/{part}.rs")).contains(&format!("fn {name}(")),
+                _ => false,
+            };
+            assert!(there, "there is no test {name}: {row}");
+        }
+    }
+    assert!((1..=49).all(|case| cases.contains(&case)), "cases without a row: only {cases:?} have one");
 }

@@ -12,6 +12,7 @@ use support::frontend::{
     describe_statement, execute, extended, flush, frame, function_call, parse, parse_typed, query, sync,
     terminate,
 };
+use support::transcript::Normalisation;
 
 /// Executes all rows, as a negative limit does.
 const NEGATIVE_LIMIT: u32 = u32::MAX;
@@ -477,6 +478,28 @@ fn malformed_messages_are_answered_as_postgresql_does() {
         script.pipeline(&[message, sync()]).ready().query("SELECT 'still here'")
     });
     faithful(&script);
+}
+
+/// Case 1: a type of message that there is not ends the session, behind the replies to what came before it.
+#[test]
+fn messages_of_types_to_come_end_the_session() {
+    let before: [&[Vec<u8>]; 4] = [
+        &[],
+        &[query("SELECT 'first'")],
+        &[parse("", "SELECT 'not synced'"), bind("", "", &[]), execute("", 0)],
+        &[bind("", "nobody", &[]), query("SELECT 'skipped'")],
+    ];
+    for sent in before {
+        let mut script = Script::new("messages of types to come").ignore(Normalisation::ErrorSource);
+        for (client, tag) in [("?", b'?'), ("password", b'p'), ("z", b'z')] {
+            script = script
+                .errors(if sent.len() == 2 { &["26000", "08P01"] } else { &["08P01"] })
+                .client(client)
+                .pipeline(&[sent.concat(), frame(tag, b"what"), query("SELECT 'too late'")])
+                .end();
+        }
+        faithful(&script);
+    }
 }
 
 /// Case 23: what stands behind an error is skipped up to the client's own Sync, whatever pgvalet has to ask meanwhile.

@@ -1,4 +1,4 @@
-//! A client's messages where its server skips to a Sync, or reads COPY data.
+//! A client's messages where its server skips to a Sync, reads COPY data, or owes very many replies.
 //!
 //! What PostgreSQL does with them depends on whether a COPY has failed that pgvalet has not heard of yet. Where that decides
 //! what is answered, the client's messages wait until it is known.
@@ -20,6 +20,10 @@ impl Relay {
         let Some(lease) = self.lease.as_mut() else { return Ok(None) };
         if header.tag == b'X' {
             return Ok(None);
+        }
+        if !lease.owed.is_skipping() && lease.owed.is_long(self.asked_for_replies) {
+            self.ask_for_replies();
+            return Ok(Some(Step::NeedReplies));
         }
         let wait = lease.owed.waits_for_copy();
         if wait != CopyWait::Answer && lease.owed.is_skipping() && header.tag != b'S' {

@@ -28,6 +28,8 @@ const LIST_NAMES: &str = "SELECT pg_catalog.string_agg(pg_catalog.encode(pg_cata
     parameter_types::pg_catalog.oid[]::pg_catalog.text FROM pg_catalog.pg_prepared_statements \
     WHERE pg_catalog.left(name, 8) OPERATOR(pg_catalog.<>) 'pgvalet_' \
     GROUP BY statement, from_sql, parameter_types::pg_catalog.oid[]";
+/// Times that the server is asked for names before it is taken to give no answer.
+const TRIES: u8 = 4;
 /// The name, on the server, of statements and portals that run once.
 const ONCE: &[u8] = b"pgvalet_once";
 
@@ -41,6 +43,8 @@ pub(super) struct SqlNames {
     upcoming: bool,
     /// Something that pgvalet sent failed: that a name is not there says nothing.
     failed: bool,
+    /// How often the server was asked in vain.
+    in_vain: u8,
 }
 
 #[derive(Debug, Default)]
@@ -82,7 +86,12 @@ impl SqlNames {
     /// Forgets all: the client has got another server.
     #[inline]
     pub(super) fn clear(&mut self) {
-        if self.knowledge != Knowledge::Certain || self.upcoming || self.failed || self.lists.is_some() {
+        if self.knowledge != Knowledge::Certain
+            || self.upcoming
+            || self.failed
+            || self.in_vain > 0
+            || self.lists.is_some()
+        {
             *self = SqlNames::default();
         }
     }
@@ -120,7 +129,9 @@ impl SqlNames {
 
     /// Notes that the server was asked in vain.
     pub(super) fn ask_failed(&mut self) {
-        self.knowledge = Knowledge::Unanswered;
+        // It may have been a late cancel request of the client's.
+        self.in_vain = self.in_vain.saturating_add(1);
+        self.knowledge = if self.in_vain < TRIES { Knowledge::Doubtful } else { Knowledge::Unanswered };
     }
 
     /// Whether the server is to be asked before it goes to others.
@@ -380,7 +391,7 @@ impl Relay {
 
     /// The list is complete: the client's names are what it says.
     pub(super) fn settle_names(&mut self) -> Result<(), End> {
-        let SqlNames { lists, knowledge, upcoming, failed } = std::mem::take(&mut self.sql_names);
+        let SqlNames { lists, knowledge, upcoming, failed, .. } = std::mem::take(&mut self.sql_names);
         let Lists { here, told, told_bytes } = lists.map(|lists| *lists).unwrap_or_default();
         if told_bytes > super::naming::STATEMENTS_LIMIT {
             return Err(End::Fatal(too_many()));

@@ -235,7 +235,11 @@ impl Relay {
 
     /// A message of a client that has a server.
     fn forward_message(&mut self) -> Result<Step, End> {
-        let Some(header) = self.header()? else { return Ok(Step::NeedMore) };
+        let header = match self.header() {
+            Ok(Some(header)) => header,
+            Ok(None) => return Ok(Step::NeedMore),
+            Err(end) => return self.last_message(end),
+        };
         if matches!(self.cell.activity(), Activity::Idle | Activity::IdleInTransaction | Activity::Pinned) {
             self.set_activity(Activity::Active, Moment::recent());
             self.is_surveyed = false;
@@ -244,7 +248,7 @@ impl Relay {
             return Ok(Step::NeedReplies);
         }
         self.is_unused = false;
-        if self.lease.as_ref().is_some_and(|lease| !lease.owed.is_plain())
+        if self.lease.as_ref().is_some_and(|lease| self.asked_for_replies || !lease.owed.is_plain())
             && let Some(step) = self.special_message(header)?
         {
             return Ok(step);
@@ -284,6 +288,15 @@ impl Relay {
             }
         }
         Ok(Step::Done)
+    }
+
+    /// A message that ends the session: what is owed for those in front of it comes first.
+    fn last_message(&mut self, end: End) -> Result<Step, End> {
+        if self.lease.as_ref().is_none_or(|lease| lease.owed.is_empty() || lease.owed.expects_copy_data()) {
+            return Err(end);
+        }
+        self.ask_for_replies();
+        Ok(Step::NeedReplies)
     }
 
     /// Whether nothing of what the client sends may go on yet: settings of its own are being brought into force, or the
@@ -413,7 +426,7 @@ impl Relay {
             // It was prepared, but its columns are not known.
             Owed::Shape(of) if lease.prepared.contains(&of.id) => lease.doubt(of.id),
             Owed::Own(_) => self.sql_names.fail(),
-            Owed::Question(_) if failed => self.sql_names.ask_failed(),
+            Owed::Question(_) | Owed::Names if failed => self.sql_names.ask_failed(),
             Owed::Names => self.sql_names.ask_skipped(),
             Owed::Prepare(0) => self.unnamed_here = false,
             Owed::Prepare(id) => {

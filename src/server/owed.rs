@@ -54,6 +54,8 @@ pub struct OwedQueue {
     answered: bool,
 }
 
+/// Entries beyond which nothing more is to be sent before some are answered.
+const MOST: usize = 1 << 16;
 /// Entries for which the queue keeps its memory.
 const USUAL: usize = 256;
 
@@ -77,9 +79,7 @@ impl OwedQueue {
         match owed {
             Owed::Sync => {
                 if self.copy == CopyIn::Open {
-                    if self.copy_data_sent() {
-                        self.append(Owed::CopySync);
-                    }
+                    self.sync_in_copy();
                     return None;
                 }
                 self.unsynced = false;
@@ -96,6 +96,7 @@ impl OwedQueue {
                     return None;
                 }
                 self.note_sync_amid();
+                self.merge_copy_syncs();
             }
             Owed::CopyEnd => {
                 if self.copy == CopyIn::Open {
@@ -184,7 +185,15 @@ impl OwedQueue {
     #[inline]
     #[must_use]
     pub fn is_plain(&self) -> bool {
-        !self.skipping && !self.sync_amid && self.copy == CopyIn::None
+        !self.skipping && !self.sync_amid && self.copy == CopyIn::None && self.queue.len() <= MOST
+    }
+
+    /// Whether so much is unanswered that nothing more is to be sent; `still`: it was so before, and not enough of it has
+    /// been answered since.
+    #[must_use]
+    pub fn is_long(&self, still: bool) -> bool {
+        // A server that reads COPY data answers nothing meanwhile.
+        self.copy == CopyIn::None && self.queue.len() > if still { MOST / 2 } else { MOST }
     }
 
     /// Whether the server ignores everything up to a Sync that has not been sent yet.
@@ -482,6 +491,9 @@ impl OwedQueue {
             return Verdict::Violation;
         }
         let doubtful = self.copy_in_ends(true);
+        if self.queue.len() > 2 * MOST {
+            return Verdict::Violation;
+        }
         if doubtful > 0 && !self.queue.iter().skip(1).all(|owed| matches!(owed, Owed::Sync)) {
             return Verdict::Violation;
         }
@@ -499,8 +511,8 @@ impl OwedQueue {
             Some(Owed::Query(_)) if self.answered => return Verdict::Swallow,
             Some(Owed::Query(_) | Owed::Sync | Owed::FunctionCall) => return Verdict::Forward,
             Some(Owed::Failing | Owed::Restore | Owed::Survey) => return Verdict::Swallow,
-            // What is there under the client's names is not known then.
-            Some(Owed::Names | Owed::OwnSync) => return Verdict::Violation,
+            // Nothing is left that could fail.
+            Some(Owed::OwnSync) => return Verdict::Violation,
             // Settings that were in force before and are refused now: nothing may run without them. Nor without channels.
             Some(Owed::Settings | Owed::Channels) => return Verdict::Violation,
             Some(_) => Verdict::Forward,
@@ -760,6 +772,27 @@ mod tests {
         assert!(owed.unsettled(b"a").is_none());
         assert!(owed.next_kept());
         assert_eq!((owed.ready(), owed.namings), (Verdict::Forward, 0));
+    }
+
+    #[test]
+    fn a_question_of_pgvalets_own_that_fails_is_no_news_to_the_client() {
+        let mut owed = queue([
+            Owed::Question(b'1'),
+            Owed::Question(b'2'),
+            Owed::Names,
+            Owed::Question(b'3'),
+            Owed::OwnSync,
+            Owed::Query(None),
+        ]);
+        assert_eq!(owed.reply(b'1'), Verdict::Swallow);
+        assert_eq!(owed.reply(b'2'), Verdict::Swallow);
+        let mut undone = Vec::new();
+        let verdict = owed.error(|failed, owed| undone.push((failed, matches!(owed, Owed::Names))));
+        assert_eq!((verdict, &undone[..]), (Verdict::Swallow, &[(false, false), (true, true)][..]));
+        assert_eq!(owed.ready(), Verdict::Swallow);
+        assert_eq!(owed.reply(b'C'), Verdict::Forward);
+        assert_eq!(owed.ready(), Verdict::Forward);
+        assert!(owed.at_rest());
     }
 
     #[test]

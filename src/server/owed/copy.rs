@@ -7,7 +7,7 @@
 //! nothing more is sent until it is known ([`OwedQueue::waits_for_copy`]): the server is asked something that it answers in
 //! any case, and the ReadyForQuery that come before that answer are counted ([`OwedQueue::take_question`]).
 
-use super::{Owed, OwedQueue, Verdict};
+use super::{MOST, Owed, OwedQueue, Verdict};
 
 /// Where a COPY FROM STDIN stands.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -57,7 +57,7 @@ impl OwedQueue {
         }
         let end = self.copy_stretch();
         for owed in self.queue.range_mut(1..end).filter(|owed| matches!(owed, Owed::Sync)) {
-            *owed = Owed::CopySync;
+            *owed = Owed::CopySyncs(1);
             changed = true;
         }
         self.copy = match self.queue.get(end) {
@@ -75,7 +75,7 @@ impl OwedQueue {
 
     /// Where in the queue what was sent into the COPY ends.
     fn copy_stretch(&self) -> usize {
-        let is_inside = |owed: &&Owed| matches!(owed, Owed::Sync | Owed::CopySync | Owed::CopyData);
+        let is_inside = |owed: &&Owed| matches!(owed, Owed::Sync | Owed::CopySyncs(_) | Owed::CopyData);
         1 + self.queue.iter().skip(1).take_while(is_inside).count()
     }
 
@@ -85,10 +85,38 @@ impl OwedQueue {
         matches!(self.queue.get(1), Some(Owed::CopyData))
     }
 
+    /// Notes a Sync where the server reads data.
+    pub(super) fn sync_in_copy(&mut self) {
+        if let Some(Owed::CopySyncs(count)) = self.queue.back_mut() {
+            *count += 1;
+        } else if self.copy_data_sent() {
+            // In front of all data nothing can fail.
+            self.append(Owed::CopySyncs(1));
+        }
+    }
+
+    /// Makes room for data behind Syncs: all that are between data are in the same doubt, however many stretches of data
+    /// there are.
+    pub(super) fn merge_copy_syncs(&mut self) {
+        let length = self.queue.len();
+        if length < 4 {
+            return;
+        }
+        let tail = [&self.queue[length - 3], &self.queue[length - 2], &self.queue[length - 1]];
+        if let [Owed::CopySyncs(_), Owed::CopyData, Owed::CopySyncs(more)] = tail {
+            let more = *more;
+            self.queue.truncate(length - 2);
+            if let Some(Owed::CopySyncs(count)) = self.queue.back_mut() {
+                *count += more;
+            }
+            self.recount();
+        }
+    }
+
     /// Whether what was sent last belongs to a COPY.
     #[must_use]
     pub fn ends_in_data(&self) -> bool {
-        matches!(self.queue.back(), Some(Owed::CopyData | Owed::CopySync))
+        matches!(self.queue.back(), Some(Owed::CopyData | Owed::CopySyncs(_)))
     }
 
     /// Notes that something else was sent where the server reads data, as far as is known.
@@ -103,7 +131,7 @@ impl OwedQueue {
         let mut behind_sync = false;
         for owed in self.queue.iter().rev() {
             match owed {
-                Owed::Sync | Owed::CopySync => behind_sync = true,
+                Owed::Sync | Owed::CopySyncs(_) => behind_sync = true,
                 Owed::CopyData if behind_sync => {
                     self.sync_amid = true;
                     return;
@@ -122,7 +150,7 @@ impl OwedQueue {
         let wait = match self.queue.back() {
             _ if !self.sync_amid => CopyWait::No,
             Some(Owed::CopyEnd) => CopyWait::Outcome,
-            Some(Owed::CopyData | Owed::CopySync | Owed::Sync) => CopyWait::OutcomeUnlessData,
+            Some(Owed::CopyData | Owed::CopySyncs(_) | Owed::Sync) => CopyWait::OutcomeUnlessData,
             _ => CopyWait::No,
         };
         self.sync_amid = wait != CopyWait::No;
@@ -137,29 +165,35 @@ impl OwedQueue {
         let end = self.copy_stretch();
         let closing = self.copy == CopyIn::Closing;
         let last_data = self.queue.range(..end).rposition(|owed| matches!(owed, Owed::CopyData)).unwrap_or(0);
-        let (mut at, mut syncs, mut doubtful) = (0, 0, 0);
-        self.queue.retain_mut(|owed| {
+        let (mut at, mut doubtful, mut certain) = (0, 0, 0);
+        let had_syncs = self.queue.iter().any(|owed| matches!(owed, Owed::CopySyncs(_)));
+        self.queue.retain(|owed| {
             at += 1;
             match owed {
-                Owed::CopySync => {
-                    syncs += 1;
-                    *owed = Owed::Sync;
-                    // One behind all data that have made the COPY fail is one like any other.
-                    let is_certain = failed && !closing && at > last_data + 1;
-                    doubtful += usize::from(failed && !is_certain);
-                    is_certain
+                // Those behind all data that have made the COPY fail are like any others.
+                Owed::CopySyncs(count) if !closing && at > last_data + 1 => {
+                    certain += count;
+                    false
+                }
+                Owed::CopySyncs(count) => {
+                    doubtful += count;
+                    false
                 }
                 Owed::CopyData => at > end,
                 Owed::CopyEnd if closing => at != end + 1,
                 _ => true,
             }
         });
+        if failed {
+            // More than can be owed: it is given up.
+            (0..certain.min(2 * MOST + 1)).for_each(|_| self.queue.insert(1, Owed::Sync));
+        }
         self.copy = CopyIn::None;
         self.recount();
-        if syncs > 0 {
+        if had_syncs {
             self.judge_batch();
         }
-        doubtful
+        if failed { doubtful } else { 0 }
     }
 
     /// The COPY has failed, and so many Syncs may count or not: the server is to be asked.
@@ -205,7 +239,7 @@ impl OwedQueue {
     fn judge_batch(&mut self) {
         let says = |owed: &Owed| match owed {
             Owed::Query(_) | Owed::Sync | Owed::FunctionCall | Owed::OwnSync => Some(false),
-            Owed::CopyData | Owed::CopySync | Owed::CopyEnd => None,
+            Owed::CopyData | Owed::CopySyncs(_) | Owed::CopyEnd => None,
             _ if owed.is_own_query() => None,
             _ => Some(true),
         };
@@ -215,7 +249,7 @@ impl OwedQueue {
     /// What was sent into a COPY that the server does not know of, or does not any more: it ignores that.
     #[inline]
     pub(super) fn drop_stale_copy(&mut self) {
-        while let Some(Owed::CopyEnd | Owed::CopyData | Owed::CopySync) = self.queue.front() {
+        while let Some(Owed::CopyEnd | Owed::CopyData | Owed::CopySyncs(_)) = self.queue.front() {
             self.take_first();
         }
     }
@@ -319,6 +353,35 @@ mod tests {
         }
         assert_eq!(owed.waits_for_copy(), CopyWait::No);
         assert!(owed.at_rest() && owed.is_plain());
+    }
+
+    #[test]
+    fn syncs_between_data_take_no_memory() {
+        let mut owed = copying(Owed::Query(None), [Owed::CopyData]);
+        for _ in 0..1000 {
+            owed.push(Owed::Sync);
+            owed.push(Owed::CopyData);
+        }
+        assert_eq!(owed.queue.len(), 4);
+        owed.push(Owed::Sync);
+        assert_eq!(owed.error(|_, _| {}), Verdict::Forward);
+        assert_eq!(owed.take_question(), Some(false));
+        for _ in 0..1002 {
+            assert_eq!(owed.ready(), Verdict::Forward);
+        }
+        assert_eq!(owed.ready(), Verdict::Violation);
+    }
+
+    #[test]
+    fn more_than_enough_is_unanswered() {
+        let mut owed = queue((0..=MOST).map(|_| Owed::Bind));
+        assert!(owed.is_long(false) && !owed.is_plain());
+        for _ in 0..MOST / 2 {
+            assert_eq!(owed.reply(b'2'), Verdict::Forward);
+            assert!(owed.is_long(true));
+        }
+        assert_eq!(owed.reply(b'2'), Verdict::Forward);
+        assert!(!owed.is_long(true) && owed.is_plain());
     }
 
     #[test]

@@ -54,8 +54,8 @@ pub enum Owed {
     Kept(Box<Naming>),
     /// CopyData, any number in a row: no answer of its own, but if the COPY fails it matters on which side of it a Sync is.
     CopyData,
-    /// A Sync between CopyData: ignored, unless the data before it has made the COPY fail.
-    CopySync,
+    /// So many Syncs between CopyData: ignored, unless the data before it has made the COPY fail.
+    CopySyncs(usize),
     /// So many Syncs between the data of a COPY that has failed: each is answered or not, depending on where it failed.
     DoubtfulSyncs(usize),
     /// CopyDone or CopyFail: no answer of their own, but they end the stretch in which Sync earns none.

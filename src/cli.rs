@@ -12,6 +12,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::{self, Config};
 use crate::net::tls::current::Source;
+use crate::net::unix::socket_path;
+use crate::runtime::reboot::{self, Outcome};
 use crate::runtime::upgrade::taker::Takeover;
 use crate::runtime::{self, Launch, daemon, logging};
 
@@ -44,6 +46,9 @@ struct Flags {
     /// Run in the background (needs pidfile, and logfile or syslog)
     #[arg(short, long)]
     daemon: bool,
+    /// Replace the process that runs, which keeps its clients (UPGRADE on the admin console); start if none does
+    #[arg(short = 'R', long)]
+    reboot: bool,
     /// Do not log to standard error
     #[arg(short, long)]
     quiet: bool,
@@ -113,6 +118,16 @@ fn run_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 /// Runs with the configuration, or has a daemon do it.
 fn start(path: PathBuf, config: Config, flags: Flags) -> ExitCode {
+    if flags.reboot && !daemon::is_background() {
+        match reboot::ask(&config.general, flags.user.as_deref()) {
+            Ok(Outcome::Replaced) => return ExitCode::SUCCESS,
+            Ok(Outcome::NobodyThere) => {}
+            Err(reason) => {
+                eprintln!("{reason}");
+                return ExitCode::FAILURE;
+            }
+        }
+    }
     if flags.daemon && !daemon::is_background() {
         let log = &config.general.log;
         let lacks = if config.general.pidfile.is_none() {
@@ -188,8 +203,8 @@ fn listeners(config: &Config) -> String {
     let general = &config.general;
     let port = general.listen_port;
     let tcp = general.listen_addr.iter().map(|address| std::net::SocketAddr::new(*address, port).to_string());
-    let unix =
-        general.unix_socket_dir.iter().map(|directory| format!("{}/.s.PGSQL.{port}", directory.display()));
+    let socket = |directory: &PathBuf| socket_path(directory, port).display().to_string();
+    let unix = general.unix_socket_dir.iter().map(socket);
     tcp.chain(unix).collect::<Vec<_>>().join(", ")
 }
 

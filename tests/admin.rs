@@ -218,6 +218,9 @@ fn settings_databases_and_users_are_shown_as_they_are_in_force() {
     let users = show(&mut console, "USERS");
     let limited = users.iter().find(|row| row["name"] == "limited").expect("the user");
     assert_eq!((&*limited["max_user_connections"], &*limited["pool_mode"]), ("4", "session"));
+    // Clients of the console are somebody's clients too.
+    let postgres = users.iter().find(|row| row["name"] == "postgres").expect("the user");
+    assert_eq!(postgres["current_client_connections"], "1");
 }
 
 #[test]

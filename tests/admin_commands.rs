@@ -2,13 +2,15 @@
 
 mod support;
 
+use std::thread::JoinHandle;
+
 use rustix::process::Signal;
 use support::backend::{Message, first_error, rows};
 use support::cluster::{Cluster, DATABASE, Role};
 use support::pgvalet::{Builder, Pgvalet};
-use support::programs::Pgbench;
+use support::programs::{Pgbench, Report};
 use support::wire::{Client, Login};
-use support::{eventually, frontend};
+use support::{Endpoint, eventually, frontend};
 
 const WORKERS: usize = 2;
 
@@ -143,9 +145,15 @@ fn no_transaction_is_lost_under_pauses_and_reconnects() {
     };
     let mut orders = 0;
     while !run.is_finished() {
-        for commands in
-            [&["PAUSE app", "RESUME app"][..], &["RECONNECT app"], &["WAIT_CLOSE app"], &["PAUSE", "RESUME"]]
-        {
+        for commands in [
+            &["PAUSE app", "RESUME app"][..],
+            &["RECONNECT app"],
+            &["WAIT_CLOSE app"],
+            &["PAUSE", "RESUME"],
+            &["RELOAD"],
+            &["SET default_pool_size = 3", "SET server_lifetime = 1", "SET default_pool_size = 4"],
+            &["DISABLE app", "ENABLE app"],
+        ] {
             commands.iter().for_each(|command| order(&mut console, command));
             // Orders that follow each other faster than a server is opened would leave nobody any.
             let before = transactions(&mut console);
@@ -161,6 +169,90 @@ fn no_transaction_is_lost_under_pauses_and_reconnects() {
     assert_eq!(cluster.value("SELECT count(*) FROM done"), "400");
     let mut whole: Vec<Client> = (0..4).map(|_| valet.client(Role::Trust)).collect();
     whole.iter_mut().for_each(|client| order(client, "BEGIN"));
+}
+
+/// A run of pgbench that notes each transaction in the table `done`, and would go on for long.
+fn noting(endpoint: &Endpoint, database: &str) -> JoinHandle<Report> {
+    let script = "BEGIN;\nINSERT INTO done VALUES (1);\nSELECT pg_sleep(0.001);\nCOMMIT;\n";
+    let bench =
+        Pgbench { clients: 10, transactions: 100_000, script: Some(script.into()), ..Pgbench::default() };
+    bench.spawn(endpoint, &Role::Trust.login().database(database))
+}
+
+/// The superuser, past pgvalet.
+fn in_database(cluster: &Cluster, database: &str) -> Client {
+    Client::login(&cluster.unix(), &Role::Postgres.login().database(database)).expect("a login")
+}
+
+fn noted(cluster: &Cluster, database: &str) -> u64 {
+    let count = in_database(cluster, database).value("SELECT count(*) FROM done");
+    count.parse().expect("a number")
+}
+
+#[test]
+fn a_shutdown_under_load_ends_each_client_between_two_transactions() {
+    let cluster = Cluster::start();
+    cluster.sql("CREATE TABLE done (x int); GRANT ALL ON done TO PUBLIC");
+    let valet = trusting(&cluster).setting("default_pool_size = 4").start();
+    let run = noting(&valet.tcp(), DATABASE);
+    eventually("work to be done", || (noted(&cluster, DATABASE) > 50).then_some(()));
+    order(&mut console(&valet), "SHUTDOWN WAIT_FOR_SERVERS");
+    let report = run.join().expect("pgbench runs");
+    assert!(
+        report.output.stderr.contains("terminating connection due to administrator command"),
+        "{report:?}"
+    );
+    assert_eq!(report.processed, noted(&cluster, DATABASE), "what was committed is what clients were told");
+    assert_eq!(valet.wait_exit().code(), Some(0));
+
+    // Told to wait for clients, it lets them work to their end.
+    let valet = trusting(&cluster).setting("default_pool_size = 4").start();
+    let login = Role::Trust.login();
+    let bench = Pgbench {
+        clients: 10,
+        transactions: 40,
+        script: Some("SELECT pg_sleep(0.001);\n".into()),
+        ..Pgbench::default()
+    };
+    let run = bench.spawn(&valet.tcp(), &login);
+    eventually("pgbench to run", || (valet.count_log(&["client logged in"]) >= 10).then_some(()));
+    order(&mut console(&valet), "SHUTDOWN WAIT_FOR_CLIENTS");
+    let report = run.join().expect("pgbench runs");
+    assert_eq!((report.processed, report.failed, report.output.code), (400, 0, Some(0)), "{report:?}");
+    assert_eq!(valet.wait_exit().code(), Some(0));
+}
+
+#[test]
+fn kill_under_load_ends_the_clients_of_one_database_and_no_others() {
+    let cluster = Cluster::start();
+    for database in [DATABASE, "postgres"] {
+        in_database(&cluster, database).query("CREATE TABLE done (x int); GRANT ALL ON done TO PUBLIC");
+    }
+    let valet = trusting(&cluster).setting("default_pool_size = 4").start();
+    let [killed, other] = [DATABASE, "postgres"].map(|database| noting(&valet.tcp(), database));
+    let works = |database: &str| {
+        let before = noted(&cluster, database);
+        eventually("work to be done", || (noted(&cluster, database) > before + 50).then_some(()));
+    };
+    [DATABASE, "postgres"].into_iter().for_each(works);
+    let mut console = console(&valet);
+    order(&mut console, "KILL app");
+    let report = killed.join().expect("pgbench runs");
+    assert!(
+        report.output.stderr.contains("terminating connection due to administrator command"),
+        "{report:?}"
+    );
+    // Of each client's last transaction nobody was told.
+    let done = noted(&cluster, DATABASE);
+    assert!((report.processed..=report.processed + 10).contains(&done), "{done}: {report:?}");
+    works("postgres");
+    assert!(!other.is_finished(), "the other database's clients go on");
+    order(&mut console, "RESUME app");
+    let after = Pgbench { transactions: 5, script: Some("SELECT 1;\n".into()), ..Pgbench::default() };
+    let report = after.run(&valet.tcp(), &Role::Trust.login());
+    assert_eq!((report.processed, report.failed), (40, 0), "{report:?}");
+    order(&mut console, "SHUTDOWN");
+    drop(other.join());
 }
 
 #[test]

@@ -108,6 +108,31 @@ fn a_daemon_serves_when_its_caller_returns_and_takes_its_files_with_it() {
 }
 
 #[test]
+fn reboot_replaces_the_process_that_runs_and_starts_one_if_none_does() {
+    let place = Place::new(DAEMON);
+    let output = place.run(&["-R", "-d"]);
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    let first = place.pid().expect("a pidfile");
+    let mut client = Client::login(&place.socket(), &Login::new("postgres", "app")).expect("a login");
+    assert_eq!(client.value("SELECT 1"), "1");
+    let output = place.run(&["--reboot", "-d"]);
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    let second = eventually("the new one's number", || place.pid().filter(|pid| *pid != first));
+    assert_eq!(client.value("SELECT 'still there'"), "still there");
+    client.terminate();
+    eventually("the first to end", || test_kill_process(first).is_err().then_some(()));
+    // What cannot be replaced goes on, and whoever restarts it is told.
+    let ini = fs::read_to_string(place.file("pgbouncer.ini")).expect("the ini");
+    fs::write(place.file("broken.ini"), format!("{ini}nonsense = 1\n")).expect("a file");
+    fs::rename(place.file("broken.ini"), place.file("pgbouncer.ini")).expect("it can be replaced");
+    let output = place.run(&["-R", "-d"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output).contains("nonsense"), "{}", said(&output));
+    assert_eq!(place.pid(), Some(second));
+    assert!(Client::login(&place.socket(), &Login::new("postgres", "app")).is_ok());
+}
+
+#[test]
 fn what_a_daemon_lacks_is_told_at_once() {
     for (lines, lacks) in [("logfile = @HOME@/log", "pidfile"), ("pidfile = @HOME@/pid", "logfile")] {
         let place = Place::new(lines);
@@ -169,6 +194,34 @@ fn verbose_shows_more_and_version_says_what_the_console_says() {
         let text = String::from_utf8(output.stdout).expect("text");
         assert_eq!(text.lines().next(), Some(&*shown));
     }
+}
+
+#[test]
+fn every_flag_of_pgbouncer_is_known_by_both_names() {
+    let both = [
+        ["-d", "--daemon"],
+        ["-q", "--quiet"],
+        ["-v", "--verbose"],
+        ["-R", "--reboot"],
+        ["-u", "--user"],
+        ["-V", "--version"],
+        ["-h", "--help"],
+    ];
+    for flag in both.as_flattened() {
+        let value = ["-u", "--user"].contains(flag).then_some("nobody");
+        // A file that is not there is looked for only behind a flag that is known; help and version end before that.
+        let output =
+            Command::new(binary()).arg(flag).args(value).arg("/nowhere.ini").output().expect("it runs");
+        let ends = ["-V", "--version", "-h", "--help"].contains(flag);
+        assert_eq!(output.status.code(), Some(if ends { 0 } else { 1 }), "{flag}: {}", said(&output));
+        assert!(ends || said(&output).contains("/nowhere.ini: cannot read"), "{flag}: {}", said(&output));
+    }
+    // With a value attached, several in one word, and more than once.
+    let output = Command::new(binary()).args(["-qvv", "-unobody", "--user=nobody", "/nowhere.ini"]).output();
+    assert_ne!(output.expect("it runs").status.code(), Some(1), "a user is given once");
+    let output =
+        Command::new(binary()).args(["-dqvv", "-unobody", "/nowhere.ini"]).output().expect("it runs");
+    assert!(said(&output).contains("/nowhere.ini: cannot read"), "{}", said(&output));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -204,4 +205,29 @@ fn promtool_finds_nothing_wrong_with_the_metrics_and_the_alerts() {
     check(&["check", "metrics"], metrics);
     let alerts = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/monitoring/alerts.yml");
     check(&["check", "rules", alerts.to_str().expect("text")], "");
+    // What the dashboard asks is PromQL: each question as a rule.
+    let rules = tempfile::NamedTempFile::new().expect("a temporary file");
+    fs::write(&rules, questions().to_string()).expect("it is writable");
+    check(&["check", "rules", rules.path().to_str().expect("text")], "");
+}
+
+/// The expressions of the dashboard as recording rules; JSON is YAML.
+fn questions() -> serde_json::Value {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/monitoring/grafana.json");
+    let text = fs::read_to_string(file).expect("the dashboard is there");
+    let dashboard: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let panels = dashboard["panels"].as_array().expect("panels");
+    let targets = panels.iter().filter_map(|panel| panel["targets"].as_array()).flatten();
+    // What Grafana puts in.
+    let asked = |target: &serde_json::Value| {
+        let expression = target["expr"].as_str().expect("an expression");
+        ["$instance", "$database", "$user"]
+            .iter()
+            .fold(expression.replace("$__rate_interval", "5m"), |text, name| text.replace(name, ".*"))
+    };
+    let rule =
+        |(number, target)| serde_json::json!({ "record": format!("panel:{number}"), "expr": asked(target) });
+    let rules: Vec<serde_json::Value> = targets.enumerate().map(rule).collect();
+    assert!(rules.len() > 20 && rules.iter().all(|rule| !rule["expr"].as_str().unwrap_or("$").contains('$')));
+    serde_json::json!({ "groups": [{ "name": "dashboard", "rules": rules }] })
 }

@@ -37,13 +37,64 @@ fn what_the_package_and_the_unit_name_is_there() {
     let unit = read("examples/systemd/pgvalet.service");
     for line in unit.lines().filter(|line| line.starts_with("Exec")) {
         let command = line.split_once('=').expect("a setting").1;
-        for word in command.split(' ').filter(|word| word.starts_with('/')) {
+        for word in command.split(' ').filter(|word| word.starts_with('/') && *word != "/bin/kill") {
             assert!(installed.iter().any(|file| file == word), "{line}");
         }
     }
     for file in deb["conf-files"].as_array().expect("a list") {
         assert!(installed.iter().any(|installed| Some(installed.as_str()) == file.as_str()), "{file}");
     }
+}
+
+/// Whether `file::module::name`, or a part of that from its beginning, is a test.
+fn is_test(path: &str) -> bool {
+    let parts: Vec<&str> = path.split("::").collect();
+    let sources = (1..=parts.len().min(2)).filter_map(|count| {
+        let file = format!("tests/{}.rs", parts[..count].join("/"));
+        let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).ok()?;
+        Some((text, &parts[count..]))
+    });
+    let mut found = false;
+    for (text, rest) in sources {
+        found |= match rest {
+            [] => true,
+            [name] => text.contains(&format!("fn {name}()")),
+            _ => false,
+        };
+    }
+    found
+}
+
+#[test]
+fn the_pages_of_behaviours_name_tests_and_settings_that_there_are() {
+    let page = read("docs/pgbouncer-behaviours.md");
+    for (name, text) in
+        [("pgbouncer-behaviours.md", &page), ("protocol-cases.md", &read("docs/protocol-cases.md"))]
+    {
+        let quoted = text
+            .lines()
+            .filter(|line| line.starts_with('|'))
+            .flat_map(|line| line.split('`').skip(1).step_by(2));
+        let is_path = |word: &&str| {
+            word.contains("::") && word.chars().all(|c| c.is_ascii_lowercase() || "_:0123456789".contains(c))
+        };
+        let named: Vec<&str> = quoted.filter(is_path).collect();
+        assert!(named.len() > 50, "{name}");
+        let gone: Vec<&&str> = named.iter().filter(|path| !is_test(path)).collect();
+        assert!(gone.is_empty(), "{name} names tests that there are not: {gone:#?}");
+    }
+    // The list of settings is that of a test that has pgvalet read them all.
+    let list = read("tests/config/any_ini.rs");
+    let list = list
+        .split_once("const PGBOUNCER: &str = \"")
+        .and_then(|(_, rest)| rest.split_once("\";"))
+        .expect("a list")
+        .0;
+    let settings: Vec<&str> =
+        list.lines().filter_map(|line| line.split_once(" =")).map(|(name, _)| name).collect();
+    assert!(settings.len() > 90, "{settings:?}");
+    let lacks: Vec<&&str> = settings.iter().filter(|name| !page.contains(&format!("`{name}`"))).collect();
+    assert!(lacks.is_empty(), "docs/pgbouncer-behaviours.md lacks {lacks:?}");
 }
 
 #[test]

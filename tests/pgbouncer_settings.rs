@@ -7,8 +7,9 @@ use std::collections::BTreeSet;
 use support::backend::{Message, first_error, rows};
 use support::cluster::{Cluster, DATABASE, PASSWORD, Role};
 use support::pgvalet::{Builder, Pgvalet};
+use support::programs::psql;
 use support::wire::{Client, Login};
-use support::{eventually, frontend};
+use support::{Endpoint, begin_endless, eventually, frontend};
 
 fn trusting(cluster: &Cluster) -> Builder {
     with_consoles(Pgvalet::in_front_of(cluster))
@@ -85,7 +86,8 @@ fn a_user_has_as_many_clients_as_max_user_client_connections_says() {
     let postgres = Login::new("postgres", DATABASE);
     let _others = [valet.login(&postgres), valet.login(&postgres)];
     refused(&valet, &postgres);
-    for (user, limit, clients) in [("app_trust", "1", "1"), ("postgres", "2", "2")] {
+    // The console is counted where one looks, and by no limit.
+    for (user, limit, clients) in [("app_trust", "1", "1"), ("postgres", "2", "3")] {
         assert_eq!(cell(&mut console, "USERS", user, "max_user_client_connections"), limit);
         assert_eq!(cell(&mut console, "USERS", user, "current_client_connections"), clients);
     }
@@ -130,6 +132,97 @@ fn a_login_is_changed_as_the_configuration_says() {
         client.send(&frontend::startup(&[("user", "postgres"), ("database", database)]));
         assert_eq!(notices(&client.until_ready()), ["You are talking to a pooler."]);
     }
+}
+
+#[test]
+fn names_that_all_differ_cost_no_server_at_a_login() {
+    for add_host in [true, false] {
+        let valet = trusting(Cluster::shared())
+            .setting(&format!("application_name_add_host = {add_host}"))
+            .setting("default_pool_size = 1")
+            .start();
+        let login = |name: &str| {
+            Client::login(&valet.tcp(), &Role::Trust.login().parameter("application_name", name))
+        };
+        let mut holder = login("holder").expect("a login");
+        holder.query("BEGIN");
+        assert_eq!(first_error(&console(&valet).query("SET query_wait_timeout = 0.1")), None);
+        let mut clients: Vec<Client> =
+            (0..5).map(|number| login(&format!("client's {number}")).expect("no server is needed")).collect();
+        for (number, client) in clients.iter().enumerate() {
+            let name = client.parameter("application_name").expect("it is reported");
+            let expected = format!("client's {number}");
+            assert!(
+                if add_host { name.starts_with(&format!("{expected} - 127.")) } else { name == expected },
+                "{name}"
+            );
+        }
+        // What a server would report otherwise than it was given, one is asked for.
+        assert!(login("né").is_err(), "the only server is taken");
+        holder.query("COMMIT");
+        let told = clients[3].parameter("application_name").expect("it is reported");
+        assert_eq!(clients[3].value("SHOW application_name"), told);
+        assert_eq!(holder.value("SELECT 1"), "1");
+        let unnamed = valet.login(&Role::Trust.login());
+        let name = unnamed.parameter("application_name").unwrap_or_default();
+        assert!(if add_host { name.starts_with("app - ") } else { name.is_empty() }, "{name}");
+    }
+}
+
+#[test]
+fn disable_pqexec_ends_clients_that_use_simple_queries_and_no_others() {
+    let valet = trusting(Cluster::shared()).setting("disable_pqexec = true").start();
+    let mut client = valet.client(Role::Trust);
+    let replies = client.extended("SELECT $1::text", &[Some("served")]);
+    assert_eq!(rows(&replies), [[Some("served".to_owned())]]);
+    // At rest and in a transaction; the server of the latter is not lost.
+    client.send(&frontend::query("SELECT 1; SELECT 2"));
+    let mut in_transaction = valet.client(Role::Trust);
+    in_transaction.extended("BEGIN", &[]);
+    in_transaction.send(&frontend::query("COMMIT"));
+    for client in [&mut client, &mut in_transaction] {
+        let end = client.until_end();
+        assert_eq!(first_error(&end).as_deref(), Some("0A000"));
+        let message = end[0].field(b'M').expect("an error has a message");
+        assert!(message.starts_with("PQexec disallowed"), "{message}");
+    }
+    // The console speaks both, and switches it back on.
+    let mut console = console(&valet);
+    assert_eq!(first_error(&console.query("SET disable_pqexec = 0")), None);
+    assert_eq!(valet.client(Role::Trust).value("SELECT 'simple'"), "simple");
+}
+
+#[test]
+fn sockets_in_the_abstract_namespace_serve_and_lead_to_servers() {
+    let name = format!("@pgvalet-test-{}", std::process::id());
+    let inner = trusting(Cluster::shared()).setting(&format!("unix_socket_dir = \"{name}\"")).start();
+    let Endpoint::Tcp(address) = inner.tcp() else { panic!("TCP has an address") };
+    let socket = Endpoint::Unix(format!("{name}/.s.PGSQL.{}", address.port()).into());
+    assert_eq!(psql(&socket, &Role::Trust.login(), "SELECT 'served'").ok(), "served");
+    // Only one can have the name.
+    let line = format!("unix_socket_dir = \"{name}\"");
+    let port = format!("listen_port = {}", address.port());
+    let second =
+        trusting(Cluster::shared()).setting(&line).setting("listen_addr = []").setting(&port).try_start();
+    let said = second.err().map(|failure| failure.log.join("\n")).unwrap_or_default();
+    assert!(said.contains("another process listens there"), "{said}");
+    // As a server's host, cancel requests included.
+    let outer =
+        with_consoles(Pgvalet::builder().database_on(DATABASE, &name, address.port(), &[]).all_roles())
+            .start();
+    let mut client = outer.client(Role::Trust);
+    begin_endless(Cluster::shared(), &mut client);
+    client.cancel().send().expect("a cancel request is taken");
+    assert_eq!(first_error(&client.until_ready()).as_deref(), Some("57014"));
+    assert_eq!(cell(&mut console(&outer), "DATABASES", DATABASE, "host"), name);
+    // A new process gets it as it gets a file.
+    let answer = console(&inner).query("UPGRADE");
+    assert_eq!(answer[0].command().as_deref(), Some("UPGRADE"), "{answer:?}");
+    assert_eq!(inner.wait_exit().code(), Some(0));
+    let log = inner.wait_log(&["another process has taken over", "pid="]);
+    let pid = log.split("pid=").nth(1).and_then(|pid| pid.trim().parse().ok()).expect("a process id");
+    inner.succeeded_by(pid);
+    assert_eq!(psql(&socket, &Role::Trust.login(), "SELECT 'still'").ok(), "still");
 }
 
 #[test]

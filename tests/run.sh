@@ -4,6 +4,7 @@
 #   bash tests/run.sh             everything, on every PostgreSQL version that can be had (at most 15 minutes on 2 cores)
 #   bash tests/run.sh --quick     everything once, on one PostgreSQL version
 #   bash tests/run.sh --drivers   with the whole of the driver suites (tests/drivers), not the short subset of some
+#   bash tests/run.sh --package   with the Debian package: built, installed, started and purged (wants root)
 #
 # PGVALET_PG_BIN chooses the PostgreSQL of the main run by the directory of its programs.
 set -euo pipefail
@@ -18,11 +19,13 @@ versioned=(harness differential findings protocol_copy protocol_extended protoco
 
 quick=false
 all_drivers=false
+package=false
 for argument in "$@"; do
     case $argument in
         --quick) quick=true ;;
         --drivers) all_drivers=true ;;
-        -h | --help) sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        --package) package=true ;;
+        -h | --help) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 0 ;;
         *) echo "tests/run.sh: unknown argument $argument (see --help)" >&2; exit 2 ;;
     esac
 done
@@ -143,6 +146,12 @@ else
     step 'client drivers, the short subset of some' env PGVALET_PG_BIN="$main_bin" \
         PGVALET_BIN="${CARGO_TARGET_DIR:-target}/debug/pgvalet" bash tests/drivers/run.sh --smoke "${smoke_suites[@]}"
 fi
+if command -v npm >/dev/null; then
+    step "Grafana's schema" bash tests/dashboard/check.sh
+else
+    note "no npm: examples/monitoring/grafana.json is not checked against Grafana's schema"
+fi
+if $package; then step 'the Debian package' bash packaging/test-deb.sh --profile dev; fi
 for bin in "${others[@]}"; do
     step "tests that depend on the version, on $("$bin/postgres" --version)" test_version "$bin"
 done

@@ -376,3 +376,23 @@ fn orders_do_the_same() {
     let (theirs, ours) = (story(&theirs), story(&ours));
     assert_eq!(theirs, ours);
 }
+
+/// With `auth_type = any` a name proves nothing: everybody may look at the console, and databases need a user of their own.
+#[test]
+fn any_name_may_look_at_the_console_where_any_name_is_taken() {
+    let port = Cluster::shared().port();
+    let ini = format!(
+        "[databases]\nfixed = host=127.0.0.1 port={port} dbname=app user=postgres\nopen = host=127.0.0.1 port={port} dbname=app\n\
+         [pgbouncer]\nunix_socket_dir = @HOME@\nauth_type = any\nadmin_users = postgres\n"
+    );
+    let story = |program: Program| {
+        let pooler = Pooler::start(program, &ini, &[]);
+        let mut nobody = pooler.login(&Login::new("nobody", "pgbouncer"));
+        let version = nobody.query("SHOW VERSION")[0].tag;
+        let refused = refusal(&pooler, &Login::new("nobody", "open")).unwrap_or_default();
+        let user = pooler.login(&Login::new("nobody", "fixed")).value("SELECT session_user");
+        let paused = pooler.console().query("PAUSE")[0].command();
+        (version, error(&nobody.query("PAUSE")), user, paused, refused.split(": ").next().map(str::to_owned))
+    };
+    assert_eq!(story(Program::Pgbouncer), story(Program::Pgvalet));
+}

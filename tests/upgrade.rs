@@ -285,12 +285,17 @@ fn a_new_process_that_cannot_start_changes_nothing() {
 
 #[test]
 fn if_the_new_process_crashes_the_old_one_goes_on_while_it_is_there() {
-    let valet = house().start();
+    let home = tempfile::tempdir().expect("a temporary directory");
+    let pidfile = home.path().join("pid");
+    let valet = house().setting(&format!("pidfile = \"{}\"", pidfile.display())).start();
     let mut client = valet.client(Role::Trust);
     client.query("BEGIN");
     let pid = upgrade(&valet);
+    let number = || fs::read_to_string(&pidfile).unwrap_or_default().trim().parse::<u32>().ok();
+    assert_eq!(number(), Some(pid));
     kill(pid, Signal::KILL);
     valet.wait_log(&["the process that had taken over is gone"]);
+    eventually("the pidfile to name the old one again", || (number() == Some(valet.pid())).then_some(()));
     assert_eq!(client.value("SELECT 'here'"), "here");
     client.query("COMMIT");
     assert_eq!(client.value("SELECT 'and stays'"), "and stays");

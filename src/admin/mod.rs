@@ -26,7 +26,7 @@ use bytes::BytesMut;
 use command::{Command, Shutdown};
 use session::Session;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use table::{Column, Row, Type};
@@ -72,7 +72,6 @@ pub struct Admin {
     names: Arc<Names>,
     control: Box<dyn Control>,
     averages: Averages,
-    sessions: AtomicU32,
     /// Rows that sessions of `stats_users` have in memory.
     kept: AtomicUsize,
     draining: AtomicBool,
@@ -179,7 +178,6 @@ impl Admin {
             names,
             control,
             averages: Averages::default(),
-            sessions: AtomicU32::new(0),
             kept: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
             expiries: Mutex::default(),

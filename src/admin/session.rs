@@ -84,7 +84,6 @@ enum Going {
 
 impl Session {
     pub(super) fn new(admin: Arc<Admin>, is_admin: bool) -> Session {
-        admin.sessions.fetch_add(1, Ordering::Relaxed);
         Session {
             admin,
             is_admin,
@@ -461,7 +460,6 @@ impl ConsoleSession for Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.admin.sessions.fetch_sub(1, Ordering::Relaxed);
         // Who shuts down and does not stay for the answer means it all the same.
         self.sent();
     }

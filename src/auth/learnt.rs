@@ -157,7 +157,7 @@ fn host_text(host: &Host) -> String {
 }
 
 fn host(text: String) -> Host {
-    if text.starts_with('/') { Host::Unix(text.into()) } else { Host::Tcp(text) }
+    if text.starts_with(['/', '@']) { Host::Unix(text.into()) } else { Host::Tcp(text) }
 }
 
 impl fmt::Debug for Learnt {

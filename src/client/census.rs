@@ -1,10 +1,11 @@
 //! Who is logged in, counted over all workers: by database, and by the user that the client is.
 //!
-//! Touched at logins and when clients leave, never by a transaction. The admin console is not counted.
+//! Touched at logins and when clients leave, never by a transaction. Clients of the admin console are counted for those who
+//! look, and for no limit.
 
 use crate::config::{Config, resolve};
 use crate::error::{Error, Kind};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Counts clients.
@@ -15,7 +16,13 @@ pub struct Census(Mutex<Counts>);
 struct Counts {
     databases: HashMap<Box<str>, u32>,
     users: HashMap<Box<str>, u32>,
+    /// Of the admin console, by user.
+    consoles: HashMap<Box<str>, u32>,
 }
+
+/// A client of the admin console; counted out again when dropped.
+#[derive(Debug)]
+pub struct OnConsole(Arc<Census>, Box<str>);
 
 /// A client that was counted; counted out again when dropped.
 #[derive(Debug)]
@@ -57,27 +64,36 @@ impl Census {
     /// Counts a client out whose [`Counted`] was handed over.
     pub fn leave(&self, database: &str, user: &str) {
         let mut counts = self.counts();
-        let Counts { databases, users } = &mut *counts;
-        for (counts, name) in [(databases, database), (users, user)] {
-            if let Some(count) = counts.get_mut(name) {
-                *count = count.saturating_sub(1);
-                if *count == 0 {
-                    counts.remove(name);
-                }
-            }
-        }
+        let Counts { databases, users, .. } = &mut *counts;
+        count_out(databases, database);
+        count_out(users, user);
     }
 
-    /// Clients of a user, over all databases.
+    /// Counts a client of the admin console in.
+    pub fn enter_console(self: &Arc<Census>, user: &str) -> OnConsole {
+        *self.counts().consoles.entry(user.into()).or_default() += 1;
+        OnConsole(self.clone(), user.into())
+    }
+
+    /// Clients of the admin console.
+    #[must_use]
+    pub fn consoles(&self) -> u32 {
+        self.counts().consoles.values().sum()
+    }
+
+    /// Clients of a user, over all databases, the admin console included.
     #[must_use]
     pub fn of_user(&self, name: &str) -> u32 {
-        self.counts().users.get(name).copied().unwrap_or(0)
+        let counts = self.counts();
+        let of = |counts: &HashMap<Box<str>, u32>| counts.get(name).copied().unwrap_or(0);
+        of(&counts.users) + of(&counts.consoles)
     }
 
     /// Names of the users who are logged in.
     #[must_use]
-    pub fn users(&self) -> Vec<Box<str>> {
-        self.counts().users.keys().cloned().collect()
+    pub fn users(&self) -> BTreeSet<Box<str>> {
+        let counts = self.counts();
+        counts.users.keys().chain(counts.consoles.keys()).cloned().collect()
     }
 
     fn counts(&self) -> MutexGuard<'_, Counts> {
@@ -107,6 +123,21 @@ impl Drop for Counted {
     fn drop(&mut self) {
         if let Some((database, user)) = &self.names {
             self.census.leave(database, user);
+        }
+    }
+}
+
+impl Drop for OnConsole {
+    fn drop(&mut self) {
+        count_out(&mut self.0.counts().consoles, &self.1);
+    }
+}
+
+fn count_out(counts: &mut HashMap<Box<str>, u32>, name: &str) {
+    if let Some(count) = counts.get_mut(name) {
+        *count = count.saturating_sub(1);
+        if *count == 0 {
+            counts.remove(name);
         }
     }
 }

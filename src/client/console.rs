@@ -8,6 +8,7 @@ use crate::client::connection::{Connection, MAX_AUTH_MESSAGE};
 use crate::client::context::{ConsoleSession, Context, Progress};
 use crate::client::greeting::notice;
 use crate::client::login::{Refusal, Registered};
+use crate::config::AuthType;
 use crate::error::{Error, Kind};
 use crate::moment::Moment;
 use crate::net::stream::Address;
@@ -44,7 +45,10 @@ pub(super) async fn serve(
     let user = startup.user().unwrap_or_default();
     let is_admin = config.general.admin_users.iter().any(|name| name == user)
         || is_owner(connection, startup.database(), user);
-    if !is_admin && !config.general.stats_users.iter().any(|name| name == user) {
+    // As in pgbouncer: where any name is taken, any name may look.
+    let may_look = config.general.auth_type == AuthType::Any
+        || config.general.stats_users.iter().any(|name| name == user);
+    if !is_admin && !may_look {
         let text = format!("not allowed: user \"{user}\" may not use the admin console");
         return Err(Error::new(Kind::InvalidAuthorization, text)
             .hint("Name the user in admin_users or stats_users.")

@@ -65,8 +65,6 @@ pub struct Process {
     pub door: Arc<Door>,
     /// Clients of all workers, those logging in included.
     pub clients: AtomicU32,
-    /// Of these, clients of the admin console.
-    pub consoles: AtomicU32,
     /// Where clients are whose process id does not say it.
     pub cancel_keys: CancelKeys,
     /// Cancel requests on their way to other processes.

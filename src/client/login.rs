@@ -12,7 +12,7 @@ use crate::client::greeting::{notice, startup_settings};
 use crate::client::outgoing::Outgoing;
 use crate::client::relay::{Body, End, Relay};
 use crate::client::sql_names::SqlNames;
-use crate::config::Config;
+use crate::config::{AuthType, Config};
 use crate::error::{Error, Kind};
 use crate::moment::Moment;
 use crate::net::stream::Address;
@@ -30,7 +30,6 @@ use std::io;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -123,22 +122,6 @@ impl Drop for Counted {
     }
 }
 
-/// Counts a client of the admin console while it is there.
-struct OnConsole(Rc<Context>);
-
-impl OnConsole {
-    fn new(context: &Rc<Context>) -> OnConsole {
-        context.process.consoles.fetch_add(1, Ordering::Relaxed);
-        OnConsole(context.clone())
-    }
-}
-
-impl Drop for OnConsole {
-    fn drop(&mut self) {
-        self.0.process.consoles.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// A client in its worker's list.
 pub(super) struct Registered {
     pub(super) context: Rc<Context>,
@@ -195,7 +178,7 @@ async fn open(
         Ok(Login::Session(session)) => return Some(session.into_relay(context, connection, peer)),
         // Outside the time limit: whoever is there has proved who it is.
         Ok(Login::Console(startup)) => {
-            let _console = OnConsole::new(context);
+            let _console = context.process.census.enter_console(startup.user().unwrap_or_default());
             match super::console::serve(context, &mut connection, &startup, peer).await {
                 Ok(()) => Refusal::Done,
                 Err(refusal) => refusal,
@@ -329,6 +312,14 @@ async fn log_in(
     if context.shards.registry.is_disabled(pool_name) {
         let text = format!("database \"{pool_name}\" is disabled");
         return Err(Error::new(Kind::WrongState, text).hint("An administrator can ENABLE it.").into());
+    }
+    if config.general.auth_type == AuthType::Any
+        && config.database(&database_name).is_some_and(|database| database.user.is_none())
+    {
+        let text = format!("bouncer config error: database \"{database_name}\" has no user");
+        return Err(Error::new(Kind::Configuration, text)
+            .hint("With auth_type = any nobody proves a name: write the user of the server into [databases].")
+            .into());
     }
     let enrolled = context.process.census.enter(&config, &database_name, &user_name)?;
     let unknown = |hint| {

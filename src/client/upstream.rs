@@ -173,6 +173,9 @@ impl Relay {
             self.to_client.insert(&mut self.from_server).extend_from_slice(&backend::CLOSE_COMPLETE);
             return Ok(Step::Done);
         }
+        if header.tag == b'Q' && self.shard.with_policy(|policy| policy.extended_only) {
+            return Err(End::Fatal(no_simple_queries()));
+        }
         if matches!(header.tag, b'Q' | b'P') && self.is_refused_by_mode(header) {
             let error =
                 Error::new(Kind::NoTransactions, "transaction blocks not allowed in statement pooling mode")
@@ -318,6 +321,9 @@ impl Relay {
     pub(super) fn forward_request(&mut self, header: Header) -> Result<Step, End> {
         match header.tag {
             b'Q' => {
+                if self.shard.with_policy(|policy| policy.extended_only) {
+                    return Err(End::Fatal(no_simple_queries()));
+                }
                 if !self.is_whole_query(header) {
                     return Ok(Step::NeedMore);
                 }
@@ -567,6 +573,16 @@ impl Relay {
         // It may be the encoding that is set: what follows in the pipeline may be in another one.
         self.unsafe_encoding |= found.contains(Footprint::FOLLOWED_SETTINGS);
     }
+}
+
+/// What a client is told that uses the simple query protocol where it may not; the first words are pgbouncer's.
+#[cold]
+fn no_simple_queries() -> Error {
+    Error::new(
+        Kind::Unsupported,
+        "PQexec disallowed: the simple query protocol is switched off (disable_pqexec)",
+    )
+    .hint("Use the extended query protocol: parameters, or a driver's prepared statements.")
 }
 
 /// Whether a text begins with a statement that prepares or executes, or with a comment that may hide one.

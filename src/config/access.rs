@@ -3,6 +3,7 @@
 //! Owns the way from `auth_hba_file` to its rules, and the checks of users and secrets against the ways to log in.
 
 use std::collections::BTreeMap;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -228,8 +229,8 @@ fn check_any(draft: &mut Draft) {
         .collect();
     for key in nameless {
         let place = draft.place(&[key.trim_end_matches(".user")]);
-        let message = r#"auth_type = "any" takes any name, so a database needs a fixed user; set user"#;
-        draft.problem(&place, key, message);
+        let message = r#"auth_type = "any" takes any name, so a database needs a fixed user to let anybody in; set user"#;
+        draft.misfit(&place, key, message);
     }
 }
 
@@ -304,8 +305,14 @@ pub(super) fn check_socket(draft: &mut Draft) {
         draft.warning(&place, "unix_socket_dir", message);
     }
     // Who comes with an ini has it the same way from pgbouncer.
-    let is_open = !draft.ini && draft.general.unix_socket_mode & 0o002 != 0;
-    if is_open && matches!(draft.general.auth_type, AuthType::Trust | AuthType::Any) {
+    if draft.ini || !matches!(draft.general.auth_type, AuthType::Trust | AuthType::Any) {
+        return;
+    }
+    if directory.as_os_str().as_bytes().starts_with(b"@") {
+        let place = draft.place(&["unix_socket_dir", "auth_type"]);
+        let message = "with this auth_type every user of this machine gets in, since an abstract socket has no permissions; write a directory with unix_socket_mode, or another auth_type";
+        draft.warning(&place, "unix_socket_dir", message);
+    } else if draft.general.unix_socket_mode & 0o002 != 0 {
         let place = draft.place(&["unix_socket_mode", "auth_type"]);
         let message = r#"with this auth_type every user of this machine gets in; write unix_socket_mode = "0770" and a unix_socket_group, or another auth_type"#;
         draft.warning(&place, "unix_socket_mode", message);

@@ -160,6 +160,15 @@ impl Draft {
         self.problems.push(place.problem(key, message));
     }
 
+    /// A problem; in an ini, with which pgbouncer starts all the same, a warning.
+    pub(super) fn misfit(&mut self, place: &Place, key: impl Into<String>, message: impl Into<String>) {
+        if self.ini {
+            self.warning(place, key, message);
+        } else {
+            self.problem(place, key, message);
+        }
+    }
+
     pub(super) fn warning(&mut self, place: &Place, key: impl Into<String>, message: impl Into<String>) {
         self.warnings.push(place.problem(key, message));
     }

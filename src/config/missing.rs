@@ -17,6 +17,7 @@ const DNS: &str =
 /// Settings of `[pgbouncer]` that pgvalet lacks: name, the values that ask for nothing (with commas between them), why.
 #[rustfmt::skip] // a table
 const GENERAL: &[(&str, &str, &str)] = &[
+    ("conffile", "", "has no meaning here: a reload reads the file that was named at the start"),
     ("job_name", "pgbouncer", "has no meaning here: syslog_ident names the program in syslog"),
     ("service_name", "pgbouncer", "has no meaning here: syslog_ident names the program in syslog"),
     ("resolv_conf", "", DNS),
@@ -28,7 +29,6 @@ const GENERAL: &[(&str, &str, &str)] = &[
     ("max_packet_size", "2147483647", "has no meaning here: messages stream through and are never gathered"),
     ("sbuf_loopcnt", "5", "has no meaning here: a busy client yields to others anyway"),
     ("tcp_defer_accept", "0,45,1", "has no meaning here: waiting logins cost little"),
-    ("disable_pqexec", "0", "not supported yet: queries of several statements are passed on"),
     ("client_tls_ecdhcurve", "auto", "has no meaning here: all curves that are safe are offered"),
     ("client_tls_dheparams", "none,legacy,auto", "has no meaning here: there is no key exchange that needs parameters"),
 ];
@@ -57,9 +57,12 @@ pub(super) fn why(key: &str) -> Option<&'static str> {
     GENERAL.iter().find(|(name, ..)| *name == key).map(|(.., why)| *why)
 }
 
-/// The settings of `[pgbouncer]` that pgvalet lacks, with pgbouncer's defaults.
+/// The settings of `[pgbouncer]` that pgvalet lacks, with pgbouncer's defaults. `conffile` is shown as what is in force.
 pub(super) fn defaults() -> impl Iterator<Item = (&'static str, &'static str)> {
-    GENERAL.iter().map(|(name, harmless, _)| (*name, harmless.rsplit(',').next().unwrap_or_default()))
+    GENERAL
+        .iter()
+        .filter(|(name, ..)| *name != "conffile")
+        .map(|(name, harmless, _)| (*name, harmless.rsplit(',').next().unwrap_or_default()))
 }
 
 #[cfg(test)]

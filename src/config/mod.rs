@@ -14,8 +14,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use zeroize::Zeroizing;
-
 mod access;
 mod change;
 mod convert;
@@ -32,6 +30,7 @@ pub mod resolve;
 pub mod secret;
 pub mod settings;
 mod sources;
+mod text;
 pub mod tls;
 mod units;
 pub mod userlist;
@@ -54,16 +53,21 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
 }
 
 fn read_draft(path: &Path) -> Result<draft::Draft, Problems> {
-    let text = std::fs::read_to_string(path).map(Zeroizing::new).map_err(|error| {
-        let message = format!("cannot read the configuration: {error}");
-        Problems(vec![problem::Place::file(path).problem("", message)])
-    })?;
+    let unreadable = |message: String| Problems(vec![problem::Place::file(path).problem("", message)]);
+    let text =
+        text::read(path).map_err(|error| unreadable(format!("cannot read the configuration: {error}")))?;
     let ini = match path.extension().and_then(|extension| extension.to_str()) {
         Some("ini") => true,
         Some("toml") => false,
         _ => pgbouncer::is_ini(&text),
     };
-    Ok(if ini { pgbouncer::read(path, &text) } else { file::read(path, &text) })
+    if ini {
+        return Ok(pgbouncer::read(path, &text));
+    }
+    match text.lines().position(text::is_broken) {
+        None => Ok(file::read(path, &text)),
+        Some(index) => Err(Problems(vec![problem::Place::line(path, index + 1).problem("", text::NOT_UTF8)])),
+    }
 }
 
 /// Everything pgvalet was told.
@@ -133,7 +137,7 @@ pub struct General {
     pub unix_socket_mode: u32,
     /// Group of the Unix socket, by name.
     pub unix_socket_group: Option<String>,
-    /// The system user to become once the sockets are open.
+    /// The system user to become at the start.
     pub user: Option<String>,
     /// File for the process id; an absolute path.
     pub pidfile: Option<PathBuf>,
@@ -239,6 +243,8 @@ pub struct General {
     pub application_name_add_host: bool,
     /// Startup parameters that are passed over.
     pub ignore_startup_parameters: Vec<String>,
+    /// End clients that use the simple query protocol.
+    pub disable_pqexec: bool,
     /// Notice for everybody who has logged in.
     pub login_notify_message: Option<String>,
 

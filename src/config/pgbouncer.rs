@@ -8,11 +8,11 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use zeroize::Zeroizing;
-
+use super::access;
 use super::draft::{Draft, Section};
 use super::missing::{self, Missing};
 use super::problem::{Place, nearest};
+use super::text;
 use super::units::{Flag, Scalar, Time, Unit};
 use super::{Host, LoadBalance, Reset};
 
@@ -68,6 +68,10 @@ impl Reader {
             if line.is_empty() || line.starts_with(['#', ';']) {
                 continue;
             }
+            if text::is_broken(line) {
+                self.broken(&place, text::NOT_UTF8);
+                continue;
+            }
             if let Some(name) = line.strip_prefix("%include").filter(|rest| rest.starts_with([' ', '\t'])) {
                 self.include(&place, Path::new(name.trim()), depth);
             } else if let Some(rest) = line.strip_prefix('[') {
@@ -96,7 +100,7 @@ impl Reader {
             self.draft.incomplete = true;
             return;
         }
-        match std::fs::read_to_string(file).map(Zeroizing::new) {
+        match text::read(file) {
             Ok(text) => self.lines(file, &text, depth + 1),
             Err(error) => {
                 self.draft.problem(place, "%include", format!("cannot read {}: {error}", file.display()));
@@ -154,6 +158,11 @@ impl Reader {
             self.tell(place, key, USED_ONCE);
             self.draft.set(&Section::General, key, &Scalar::Text("1s".into()), place);
             return;
+        }
+        if key == "unix_socket_dir" && !value.is_empty() && !value.starts_with('@') {
+            // Like all paths of an ini, from the working directory.
+            let directory = access::absolute(Path::new(value)).display().to_string();
+            return self.draft.set(&Section::General, key, &Scalar::Text(directory), place);
         }
         if missing::why(key).is_some() {
             self.draft.passed_over.insert(key.to_owned(), value.to_owned());

@@ -9,15 +9,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use zeroize::Zeroizing;
-
 use super::draft::{Draft, Section};
 use super::problem::{Place, Problems};
 use super::settings::{DatabaseEntry, UserEntry};
 use super::tls::{Authorities, Negotiation, SslMode};
 use super::{
     Config, Database, General, Host, PoolMode, Reset, Secret, Source, User, access, names, peers, sources,
-    userlist,
+    text, userlist,
 };
 
 /// How long a client of `user` in `database` keeps a server: the database's word, else the user's, else the general one.
@@ -134,6 +132,8 @@ fn database(
     // A verifier checks clients; it cannot log in to a server.
     let known = entry.user.as_ref().and_then(|user| users.get(user)).and_then(|user| user.secret.clone());
     let known = known.filter(|secret| !matches!(secret, Secret::Scram(_)));
+    let pool_size = entry.pool_size.unwrap_or(general.default_pool_size);
+    let min_pool_size = entry.min_pool_size.unwrap_or(general.min_pool_size);
     Database {
         name,
         dbname: entry.dbname,
@@ -151,9 +151,9 @@ fn database(
         ),
         connect_query: entry.connect_query,
         startup: startup.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect(),
-        pool_size: entry.pool_size.unwrap_or(general.default_pool_size),
+        pool_size,
         pool_size_set: entry.pool_size.is_some(),
-        min_pool_size: entry.min_pool_size.unwrap_or(general.min_pool_size),
+        min_pool_size: min_pool_size.min(pool_size.unwrap_or(u32::MAX)),
         reserve_pool_size: entry.reserve_pool_size.unwrap_or(general.reserve_pool_size),
         pool_mode: entry.pool_mode,
         reset: entry.reset.unwrap_or(general.reset),
@@ -202,14 +202,14 @@ fn users(draft: &mut Draft) -> BTreeMap<String, User> {
     let file = draft.base.join(&written);
     draft.general.auth_file = Some(std::path::absolute(&file).unwrap_or_else(|_| file.clone()));
     let place = draft.place(&["auth_file"]);
-    match std::fs::read_to_string(&file).map(Zeroizing::new) {
+    match text::read(&file) {
         Ok(text) => {
             access::warn_if_open(draft, &place, "auth_file", &file);
             userlist_users(draft, &file, &text, &mut users);
         }
         Err(error) => {
             let message = format!("cannot read {}: {error}", file.display());
-            draft.problem(&place, "auth_file", message);
+            draft.misfit(&place, "auth_file", message);
             // Its users are unknown, so nothing can be said of users that seem to lack.
             draft.incomplete = true;
         }
@@ -224,13 +224,13 @@ fn userlist_users(draft: &mut Draft, file: &Path, text: &str, users: &mut BTreeM
         let (name, secret) = match read {
             Ok(read) => read,
             Err(message) => {
-                draft.problem(&place, "", message);
+                draft.misfit(&place, "", message);
                 continue;
             }
         };
-        if let Some(first) = seen.insert(name.clone(), line) {
-            draft.problem(&place, &name, format!("line {first} has this user already; keep one of the two"));
-            continue;
+        let first = seen.insert(name.clone(), line);
+        if let Some(first) = first {
+            draft.misfit(&place, &name, format!("line {first} has this user already; keep one of the two"));
         }
         // pgbouncer writes users that have no password with an empty one.
         let secret = match secret.as_str() {
@@ -246,7 +246,8 @@ fn userlist_users(draft: &mut Draft, file: &Path, text: &str, users: &mut BTreeM
         let known = users
             .entry(name.clone())
             .or_insert_with(|| user(&draft.general, name.clone(), UserEntry::default()));
-        if known.secret.is_some() {
+        // Of several lines the last one counts, as in pgbouncer.
+        if known.secret.is_some() && first.is_none() {
             let key = Section::User(name).key("password");
             draft.warning(
                 &place,
@@ -383,6 +384,7 @@ fn check_databases(draft: &mut Draft) {
     }
     let mut problems = Vec::new();
     let mut warnings = Vec::new();
+    let mut misfits = Vec::new();
     for (name, entry) in &draft.databases {
         let section = Section::Database(name.clone());
         let (min, size) = (section.key("min_pool_size"), section.key("pool_size"));
@@ -393,7 +395,7 @@ fn check_databases(draft: &mut Draft) {
             let message = format!(
                 "{min_pool_size} is more than the pool size of {pool_size}; lower it, or raise the other"
             );
-            problems.push(place.problem(&min, message));
+            misfits.push((place, min, message));
         }
         let key = section.key("password");
         if matches!(&entry.password, Some(password) if matches!(password.secret, Secret::Scram(_))) {
@@ -407,6 +409,9 @@ fn check_databases(draft: &mut Draft) {
     }
     draft.problems.extend(problems);
     draft.warnings.extend(warnings);
+    for (place, key, message) in misfits {
+        draft.misfit(&place, key, message);
+    }
 }
 
 fn check_reset(draft: &mut Draft) {

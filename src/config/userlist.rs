@@ -3,6 +3,8 @@
 //! As pgbouncer reads it: a quote inside quotes is doubled, `;` starts a comment line, what follows the secret is
 //! ignored. Unlike pgbouncer, a broken line does not hide the lines below it.
 
+use super::text;
+
 /// A user, or what is wrong with a line.
 pub type Line = Result<(String, String), &'static str>;
 
@@ -14,6 +16,9 @@ pub fn read(text: &str) -> impl Iterator<Item = (usize, Line)> {
 }
 
 fn read_line(line: &str) -> Line {
+    if text::is_broken(line) {
+        return Err(text::NOT_UTF8);
+    }
     if line.starts_with('#') {
         return Err("# starts no comment in this file; use ;");
     }

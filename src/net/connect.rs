@@ -2,6 +2,7 @@
 
 use crate::config::{Host, Tcp};
 use crate::net::socket::{Address, Socket};
+use crate::net::unix;
 use socket2::{SockRef, TcpKeepalive};
 use std::io;
 use tokio::net::{TcpStream, UnixStream};
@@ -18,8 +19,8 @@ pub async fn connect(host: &Host, port: u16, options: &Tcp) -> io::Result<Socket
             Ok(stream.into())
         }
         Host::Unix(directory) => {
-            let path = directory.join(format!(".s.PGSQL.{port}"));
-            UnixStream::connect(path).await.map(Socket::from)
+            let path = unix::socket_path(directory, port);
+            UnixStream::connect(unix::for_system(&path)).await.map(Socket::from)
         }
     }
 }
@@ -31,7 +32,7 @@ pub async fn connect(host: &Host, port: u16, options: &Tcp) -> io::Result<Socket
 pub async fn connect_to(address: &Address) -> io::Result<Socket> {
     match address {
         Address::Tcp(address) => TcpStream::connect(address).await.map(Socket::from),
-        Address::Unix(path) => UnixStream::connect(path).await.map(Socket::from),
+        Address::Unix(path) => UnixStream::connect(unix::for_system(path)).await.map(Socket::from),
     }
 }
 

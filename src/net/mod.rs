@@ -5,6 +5,7 @@ pub mod connect;
 pub mod socket;
 pub mod stream;
 pub mod tls;
+pub mod unix;
 
 pub use buffer::{Buffer, Buffers};
 pub use socket::Socket;

@@ -5,7 +5,7 @@
 //! no second entry into the list of those who wait for the socket. Short reads and writes clear the readiness, which spares
 //! the call that would only return `EAGAIN`.
 
-use crate::net::{Buffer, Buffers};
+use crate::net::{Buffer, Buffers, unix};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 use std::io::{self, IoSlice, Read};
@@ -329,7 +329,7 @@ impl Socket {
             Kind::Tcp(stream) => stream.peer_addr().ok().map(Address::Tcp),
             Kind::Unix(stream) => {
                 let peer = stream.peer_addr().ok()?;
-                peer.as_pathname().map(|path| Address::Unix(path.to_owned()))
+                unix::from_system(peer.as_pathname(), peer.as_abstract_name()).map(Address::Unix)
             }
             Kind::Away(_) | Kind::Closed => None,
         }
@@ -371,7 +371,7 @@ impl Socket {
             Kind::Tcp(stream) => stream.local_addr().ok().map(Address::Tcp),
             Kind::Unix(stream) => {
                 let local = stream.local_addr().ok()?;
-                local.as_pathname().map(|path| Address::Unix(path.to_owned()))
+                unix::from_system(local.as_pathname(), local.as_abstract_name()).map(Address::Unix)
             }
             Kind::Away(_) | Kind::Closed => None,
         }

@@ -83,6 +83,8 @@ pub struct Policy {
     pub reserve_timeout: Option<Duration>,
     /// How long a client keeps a server.
     pub mode: PoolMode,
+    /// Clients may not use the simple query protocol.
+    pub extended_only: bool,
     /// Lend the server that was idle longest.
     pub round_robin: bool,
     /// What happens between two clients.

@@ -184,19 +184,29 @@ impl Shard {
         }
     }
 
-    /// What a server reports under these settings, if a client logged in with them before.
+    /// What a server reports under these settings, if a client logged in with them before, or with them and another name.
     #[must_use]
     pub fn accepted(&self, settings: &Arc<Settings>) -> Option<(Arc<Settings>, Arc<Reported>)> {
         let mut accepted = lock(&self.pool.accepted);
-        let (known, reported) =
-            (accepted.get_key_value(settings)?.0.clone(), accepted.get(settings)?.clone());
-        Some((known, reported))
+        if let Some((known, _)) = accepted.get_key_value(settings) {
+            return Some((known.clone(), accepted.get(settings)?.clone()));
+        }
+        let (nameless, name) = settings.without_plain_name()?;
+        let reported = accepted.get(&nameless)?.renamed(name);
+        accepted.put(settings.clone(), reported.clone());
+        drop(accepted);
+        self.note_taken(settings);
+        Some((settings.clone(), reported))
     }
 
     /// Remembers what a server reported under these settings.
     pub fn accept(&self, settings: &Arc<Settings>, reported: &Arc<Reported>) {
         self.note_taken(settings);
-        lock(&self.pool.accepted).put(settings.clone(), reported.clone());
+        let mut accepted = lock(&self.pool.accepted);
+        if let Some((nameless, _)) = settings.without_plain_name() {
+            accepted.put(Arc::new(nameless), reported.renamed(""));
+        }
+        accepted.put(settings.clone(), reported.clone());
     }
 
     /// Forgets what servers reported: it is not so any more.

@@ -223,6 +223,7 @@ fn policy(general: &General, database: &Database, user: Option<&User>, memory: M
         reserve: resolve::reserve_pool_size(database, user),
         reserve_timeout: general.reserve_pool_timeout,
         mode: resolve::pool_mode(general, database, user),
+        extended_only: general.disable_pqexec,
         round_robin: general.server_round_robin,
         reset: database.reset,
         pin: database.pin,

@@ -117,9 +117,18 @@ impl PidFile {
     /// # Errors
     /// The file cannot be written.
     pub(super) fn take_over(path: &Path) -> Result<PidFile, String> {
-        fs::write(path, format!("{}\n", std::process::id()))
-            .map_err(|error| format!("cannot write pidfile {}: {error}", path.display()))?;
-        Ok(PidFile(path.to_owned()))
+        let file = PidFile(path.to_owned());
+        file.rewrite()?;
+        Ok(file)
+    }
+
+    /// Writes it again: another process that is gone has had its number there.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub(super) fn rewrite(&self) -> Result<(), String> {
+        fs::write(&self.0, format!("{}\n", std::process::id()))
+            .map_err(|error| format!("cannot write pidfile {}: {error}", self.0.display()))
     }
 }
 

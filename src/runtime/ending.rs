@@ -94,9 +94,13 @@ fn refuse(request: Request, reason: &str) -> Option<Shutdown> {
 
 /// Ends when only consoles are left: who sits there holds nothing up.
 async fn everybody_left(process: Arc<Process>) {
-    while process.clients.load(Ordering::Relaxed) > process.consoles.load(Ordering::Relaxed) {
+    while has_clients(&process) {
         sleep(LOOK).await;
     }
+}
+
+fn has_clients(process: &Process) -> bool {
+    process.clients.load(Ordering::Relaxed) > process.census.consoles()
 }
 
 /// Waits, replaced by another process, for the clients that could not go there. How to end; `None` if that process is gone and
@@ -118,7 +122,7 @@ pub(super) async fn depart(running: &mut Running, ears: &mut Ears) -> Option<Ask
                 let _ = link.flush().await;
                 sleep(LOOK).await;
             }
-            if process.clients.load(Ordering::Relaxed) > process.consoles.load(Ordering::Relaxed) {
+            if has_clients(&process) {
                 continue;
             }
             // Who cancels what runs in a still older process comes through this one.

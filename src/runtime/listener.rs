@@ -9,6 +9,7 @@ use crate::config::General;
 use crate::error::{Error, Kind};
 use crate::net::connect::prepare_tcp;
 use crate::net::stream::{Address, Detached};
+use crate::net::unix::{for_system, from_system, is_abstract, socket_path};
 use crate::runtime::worker::{self, Command, Handle};
 use bytes::BytesMut;
 use listenfd::ListenFd;
@@ -89,7 +90,7 @@ pub fn open(general: &General, inherited: &mut Vec<Listener>) -> Result<Vec<List
         listeners.push(listener);
     }
     if let Some(directory) = &general.unix_socket_dir {
-        let path = directory.join(format!(".s.PGSQL.{port}"));
+        let path = socket_path(directory, port);
         let listener = match take(inherited, |other| *other == Address::Unix(path.clone())) {
             Some(listener) => listener,
             None => unix(&path, general)
@@ -152,6 +153,9 @@ fn tcp(address: SocketAddr, general: &General) -> io::Result<Listener> {
 }
 
 fn unix(path: &Path, general: &General) -> io::Result<Listener> {
+    if is_abstract(path) {
+        return abstract_unix(path, general);
+    }
     if StdUnixStream::connect(path).is_ok() {
         return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens there"));
     }
@@ -169,6 +173,17 @@ fn unix(path: &Path, general: &General) -> io::Result<Listener> {
     }
     socket.listen(backlog(general))?;
     Ok(Listener { has_file: true, file: Some(file), ..Listener::of(socket)? })
+}
+
+/// A socket without a file: its name goes with its last descriptor.
+fn abstract_unix(path: &Path, general: &General) -> io::Result<Listener> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.bind(&socket2::SockAddr::unix(for_system(path))?).map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => io::Error::new(error.kind(), "another process listens there"),
+        _ => error,
+    })?;
+    socket.listen(backlog(general))?;
+    Listener::of(socket)
 }
 
 fn backlog(general: &General) -> i32 {
@@ -195,9 +210,10 @@ impl Listener {
     pub fn of(socket: Socket) -> io::Result<Listener> {
         socket.set_nonblocking(true)?;
         let local = socket.local_addr()?;
-        let address = match (local.as_socket(), local.as_pathname()) {
+        let path = from_system(local.as_pathname(), local.as_abstract_namespace());
+        let address = match (local.as_socket(), path) {
             (Some(address), _) => Address::Tcp(address),
-            (_, Some(path)) => Address::Unix(path.to_owned()),
+            (_, Some(path)) => Address::Unix(path),
             _ => return Err(io::Error::new(io::ErrorKind::InvalidInput, "it has neither address nor path")),
         };
         Ok(Listener { socket, address, has_file: false, file: None })

@@ -9,6 +9,7 @@ pub mod limits;
 pub mod listener;
 pub mod logging;
 mod reach;
+pub mod reboot;
 pub mod reload;
 pub mod supervisor;
 pub mod upgrade;

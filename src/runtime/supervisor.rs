@@ -153,6 +153,7 @@ pub(super) struct Running {
     pub(super) threads: Vec<JoinHandle<()>>,
     pub(super) doors: Doors,
     pub(super) upgrade: Upgrade,
+    pub(super) pidfile: Option<PidFile>,
 }
 
 async fn supervise(path: PathBuf, config: Arc<Config>, begin: Begin) -> Result<(), String> {
@@ -175,7 +176,7 @@ async fn supervise(path: PathBuf, config: Arc<Config>, begin: Begin) -> Result<(
     };
     // In the place of another process its number stands there.
     let write = if running.upgrade.has_predecessor() { PidFile::take_over } else { PidFile::write };
-    let _pidfile = running.config.general.pidfile.as_deref().map(write).transpose()?;
+    running.pidfile = running.config.general.pidfile.as_deref().map(write).transpose()?;
     running.open_doors().await?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), workers = running.workers.len(), "ready");
     notify(&[NotifyState::Ready]);
@@ -308,7 +309,6 @@ fn start(
         census,
         door,
         clients: AtomicU32::new(0),
-        consoles: AtomicU32::new(0),
         cancel_keys: CancelKeys::default(),
         peers,
         cancels: Box::new(Reach { requests, workers: handles.clone(), links }),
@@ -334,7 +334,7 @@ fn start(
     }
     ahead::derive(&config, &process);
     let _ = handles.set(workers.clone());
-    Ok(Running { path, config, process, registry, admin, workers, threads, doors, upgrade })
+    Ok(Running { path, config, process, registry, admin, workers, threads, doors, upgrade, pidfile: None })
 }
 
 /// What the process was asked to do.

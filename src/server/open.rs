@@ -11,6 +11,7 @@ use crate::net::connect::{connect, connect_to};
 use crate::net::socket::{Address, Socket};
 use crate::net::tls::connect::{Demand, Outcome};
 use crate::net::tls::current::Current;
+use crate::net::unix;
 use crate::protocol::ErrorFields;
 use crate::server::ServerError;
 use crate::server::login::Target;
@@ -95,7 +96,7 @@ pub(super) async fn open(target: &Target, host: &Host, way: &Way) -> Result<(Str
 async fn enter(socket: Socket, host: &Host, port: u16, way: &Way) -> Result<(Stream, Route), ServerError> {
     let (name, demand) = match (host, way) {
         (Host::Unix(directory), _) => {
-            let address = Address::Unix(directory.join(format!(".s.PGSQL.{port}")));
+            let address = Address::Unix(unix::socket_path(directory, port));
             return Ok((Stream::Plain(socket), Route { address, tls: None }));
         }
         (Host::Tcp(_), Way::Plain) => {
@@ -145,6 +146,6 @@ pub(super) async fn open_again(route: &Route) -> io::Result<Stream> {
 fn place(host: &Host, port: u16) -> String {
     match host {
         Host::Tcp(name) => format!("{name}:{port}"),
-        Host::Unix(directory) => format!("{}/.s.PGSQL.{port}", directory.display()),
+        Host::Unix(directory) => unix::socket_path(directory, port).display().to_string(),
     }
 }

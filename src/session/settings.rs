@@ -59,6 +59,10 @@ pub fn is_refusable(name: &str) -> bool {
     REFUSABLE.contains(&name) || name.starts_with("pl") && name.contains('.')
 }
 
+/// The setting that a client names itself by; servers take any value.
+const NAME: &str = "application_name";
+/// Bytes of it that count (PostgreSQL's NAMEDATALEN - 1).
+const MAX_NAME: usize = 63;
 /// The setting by which PostgreSQL ends a session that is idle for too long.
 const IDLE_TIMEOUT: &str = "idle_session_timeout";
 /// What `SET ROLE` sets, as a name in [`Settings`].
@@ -146,6 +150,19 @@ impl Settings {
     /// What `wanted` sets and `self` does not set to the same value.
     pub fn changes<'a>(&'a self, wanted: &'a Settings) -> impl Iterator<Item = (&'a str, &'a str)> {
         wanted.iter().filter(|(name, value)| self.get(name) != Some(value))
+    }
+
+    /// The settings of a client that differs by an empty `application_name` only, and the name. `None` where there is none, or
+    /// one that a server would report otherwise than it was given: it cuts and replaces what is too long or not ASCII.
+    #[must_use]
+    pub fn without_plain_name(&self) -> Option<(Settings, &str)> {
+        let name = self.get(NAME).filter(|name| !name.is_empty() && name.len() <= MAX_NAME)?;
+        let is_plain = name.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+        is_plain.then(|| {
+            let mut nameless = self.clone();
+            nameless.set(NAME, "");
+            (nameless, name)
+        })
     }
 
     /// Whether nothing is set.
@@ -267,6 +284,16 @@ impl Reported {
         true
     }
 
+    /// What is reported to a client that differs by its `application_name` only, if servers report that.
+    #[must_use]
+    pub fn renamed(self: &Arc<Reported>, name: &str) -> Arc<Reported> {
+        let mut renamed = self.clone();
+        if self.get(NAME.as_bytes()).is_some() {
+            Self::record(&mut renamed, NAME.as_bytes(), name.as_bytes());
+        }
+        renamed
+    }
+
     /// All names and values.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.entries.iter().map(|(name, value)| (&**name, &**value))
@@ -327,6 +354,20 @@ mod tests {
             "SELECT pg_catalog.set_config('application_name', \
              pg_catalog.convert_from(pg_catalog.decode('c3a9', 'hex'), 'UTF8'), false)"
         );
+    }
+
+    #[test]
+    fn only_a_name_that_servers_report_as_it_is_can_be_told_apart() {
+        let named = |name: &str| settings(&[("application_name", name), ("work_mem", "1MB")]);
+        let longest = "x".repeat(MAX_NAME);
+        for plain in ["a b's \\ ~", &longest] {
+            let settings = named(plain);
+            assert_eq!(settings.without_plain_name(), Some((named(""), plain)));
+        }
+        for other in ["", "é", "a\nb", &format!("{longest}x")] {
+            assert_eq!(named(other).without_plain_name(), None, "{other:?}");
+        }
+        assert_eq!(settings(&[("work_mem", "1MB")]).without_plain_name(), None);
     }
 
     #[test]

@@ -185,6 +185,9 @@ fn a_socket_that_others_can_replace_or_that_is_all_there_is_is_warned_of() {
     let said = warned("trust", "0777");
     assert!(said.len() == 1 && said[0].contains("unix_socket_group"), "{said:?}");
     assert_eq!(warned("trust", "0770"), [""; 0]);
+    let open =
+        toml(&format!("unix_socket_dir = \"@x\"\nauth_type = \"trust\"{BARE}{user}")).unwrap().warnings;
+    assert!(open.len() == 1 && open[0].contains("an abstract socket has no permissions"), "{open:?}");
     for (mode, count) in [(0o777, 1), (0o1777, 0), (0o755, 0)] {
         set_mode(home.path(), mode);
         let said = warned("scram-sha-256", "0777");

@@ -78,6 +78,7 @@ suspend_timeout = 10
 pkt_buf = 4096
 max_packet_size = 2147483647
 listen_backlog = 128
+peer_id = 0
 sbuf_loopcnt = 5
 tcp_defer_accept = 1
 tcp_keepalive = 1

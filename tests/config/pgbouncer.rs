@@ -193,6 +193,85 @@ fn what_an_ini_asks_for_and_cannot_have_is_refused() {
     }
 }
 
+/// What is a mistake, and pgbouncer starts with it all the same.
+#[test]
+fn what_pgbouncer_starts_with_is_a_warning_and_no_error() {
+    let files = Files::new();
+    let list = files.write("list", "\"a\" \"first\"\nbroken\n\"a\" \"last\"\n# no comment\n");
+    let load = |lines: &str| {
+        let text = format!("[databases]\napp = host=h user=u\n[pgbouncer]\nauth_type = trust\n{lines}\n");
+        let path = files.write("p.ini", &text.replace("@HOME@", &files.0.path().display().to_string()));
+        config::load(&path)
+    };
+    let quiet = load("").unwrap().warnings;
+    for (lines, line, says) in [
+        ("auth_file = @HOME@/nothing-there", 5, "cannot read"),
+        ("min_pool_size = 50", 5, "50 is more than the pool size of 20"),
+        ("auth_type = any\n[databases]\nother = host=h", 7, "needs a fixed user"),
+        ("conffile = /somewhere", 5, "no meaning here"),
+    ] {
+        let config = load(lines).unwrap();
+        let told: Vec<_> = config.warnings.iter().filter(|warning| !quiet.contains(warning)).collect();
+        assert!(
+            told.len() == 1 && told[0].contains(&format!("p.ini:{line}: ")) && told[0].contains(says),
+            "{lines}: {told:?}"
+        );
+    }
+    assert_eq!(load("min_pool_size = 50").unwrap().database("app").unwrap().min_pool_size, 20);
+    let config = load("auth_file = @HOME@/list").unwrap();
+    let told: Vec<_> = config.warnings.iter().filter(|warning| warning.contains("/list:")).collect();
+    let lines: Vec<bool> = [2, 3, 4]
+        .iter()
+        .map(|line| told.iter().any(|told| told.contains(&format!("/list:{line}: "))))
+        .collect();
+    assert_eq!((told.len(), lines), (3, vec![true; 3]), "{told:?}");
+    let secret = config.user("a").unwrap().secret.clone();
+    assert_eq!(
+        secret,
+        Some(pgvalet::config::Secret::parse("last").unwrap()),
+        "of two lines the last one counts"
+    );
+    drop(list);
+}
+
+#[test]
+fn a_file_in_another_encoding_is_read_as_far_as_it_means_nothing() {
+    let files = Files::new();
+    let load = |line: &[u8]| {
+        let path = files.0.path().join("p.ini");
+        let text =
+            [b"\xef\xbb\xbf[databases]\r\na = host=h\r\n[pgbouncer]\r\nauth_type = trust\r\n", line, b"\n"]
+                .concat();
+        fs::write(&path, text).unwrap();
+        config::load(&path)
+    };
+    assert!(load(b"; gr\xfc\xdfe\n  # \xe9t\xe9").is_ok());
+    assert_problem(load(b"admin_users = gr\xfcn"), 5, "", "not UTF-8");
+    // The same of a userlist.
+    let list = files.0.path().join("list");
+    fs::write(&list, b"; gr\xfc\xdfe\n\"a\" \"x\"\n\"gr\xfcn\" \"y\"\n").unwrap();
+    let config = load(format!("auth_file = {}", list.display()).as_bytes()).unwrap();
+    assert!(config.user("a").is_some() && config.users.len() == 1);
+    assert!(
+        config.warnings.iter().any(|warning| warning.contains("/list:3: the line is not UTF-8")),
+        "{:?}",
+        config.warnings
+    );
+}
+
+#[test]
+fn a_socket_may_be_in_a_directory_that_is_relative_or_abstract() {
+    let directory = |text: &str| {
+        ini(&format!("[pgbouncer]\nlisten_addr = ::1\nunix_socket_dir = {text}{INI_REST}"))
+            .unwrap()
+            .general
+            .unix_socket_dir
+    };
+    assert_eq!(directory("run"), Some(std::env::current_dir().unwrap().join("run")));
+    assert_eq!(directory("@run"), Some("@run".into()));
+    assert_eq!(directory(""), None);
+}
+
 #[test]
 fn broken_lines_of_an_ini_are_told_each() {
     let text = "stray = 1\n[pgbouncer]\nauth_type = trust\nnonsense\nlisten_port = x\n[open\n[databases]\na = host=\nb = host='x\nc = port=0 hots=y\n";

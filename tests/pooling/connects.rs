@@ -136,11 +136,12 @@ fn after_a_failure_nobody_tries_again_before_the_pause_is_over() {
     let cluster = Cluster::start();
     let valet = open_house()
         .setting("server_login_retry = \"1h\"")
-        .setting("query_wait_timeout = \"150ms\"")
         .setting("workers = 1")
         .database(DATABASE, &cluster, &["pool_size = 1"])
         .start();
     let mut clients: Vec<Client> = (0..3).map(|_| valet.client(Role::Trust)).collect();
+    // Not before: the first login waits for a server.
+    valet.login(&Login::new("postgres", "pgbouncer")).query("SET query_wait_timeout = 0.15");
     cluster.stop(StopMode::Fast);
     let mut console = Console::of(&valet);
     console.wait_for_rest(3, 0);

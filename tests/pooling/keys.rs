@@ -155,3 +155,13 @@ fn most_servers(valet: &Pgvalet, login: &Login, tag: &str) -> usize {
         (active + waiting == CLIENTS && watch.count() == active).then_some(active)
     })
 }
+
+#[test]
+fn a_pool_size_of_0_is_no_limit() {
+    let cluster = Cluster::start();
+    let valet = open_house().database(DATABASE, &cluster, &[]).setting("default_pool_size = 0").start();
+    let mut clients: Vec<Client> = (0..25).map(|_| valet.client(Role::Trust)).collect();
+    for client in &mut clients {
+        assert_eq!(client.query("BEGIN")[0].command().as_deref(), Some("BEGIN"));
+    }
+}

@@ -8,7 +8,6 @@ use Type::{Int4, Text};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 pub(super) const POOLS: &[Column] = &[
@@ -112,7 +111,7 @@ pub(crate) fn clients_of(pool: &Pool) -> u32 {
 impl Admin {
     pub(super) fn pools(&self) -> Vec<Row> {
         let mut rows: Vec<Row> = self.registry.pools().iter().map(|pool| pool_row(pool)).collect();
-        let mut console: Row = vec![CONSOLE.into(), CONSOLE.into(), self.consoles().into()];
+        let mut console: Row = vec![CONSOLE.into(), CONSOLE.into(), self.census.consoles().into()];
         console.extend(std::iter::repeat_n(Value::Number(0), POOLS.len() - 5));
         console.extend(["statement".into(), Value::Null]);
         rows.push(console);
@@ -174,7 +173,7 @@ impl Admin {
             zero(),
             zero(),
             zero(),
-            self.consoles().into(),
+            self.census.consoles().into(),
             zero(),
             zero(),
         ];
@@ -221,7 +220,7 @@ impl Admin {
         let config = self.registry.config();
         let pools = self.registry.all_pools();
         let connections: u32 = self.control.worker_loads().iter().sum();
-        let clients: u32 = pools.iter().map(|pool| clients_of(pool)).sum::<u32>() + self.consoles();
+        let clients: u32 = pools.iter().map(|pool| clients_of(pool)).sum::<u32>() + self.census.consoles();
         let servers: u32 = pools.iter().map(|pool| pool.status().servers).sum();
         let users = config.users.len() + usize::from(!config.users.contains_key(CONSOLE));
         let counts: [(&str, Value); 14] = [
@@ -268,10 +267,6 @@ impl Admin {
             vec![worker.into(), clients.into(), waiting.into(), servers.into(), idle.into()]
         };
         self.control.worker_loads().into_iter().enumerate().map(row).collect()
-    }
-
-    fn consoles(&self) -> u32 {
-        self.sessions.load(Ordering::Relaxed)
     }
 }
 

@@ -85,7 +85,7 @@ pub(in crate::config) static DATABASE: &[Setting<DatabaseEntry>] = &[
     setting!(dbname: Maybe<Text> = "", reload,
         "Name of the database on the server; default: the name that the client asked for."),
     setting!(host: Maybe<Hosts> = r#""127.0.0.1""#, reload,
-        "Where the server is: a name, an address, the directory of a Unix socket, or several of these, tried in order. Default in a pgbouncer.ini: the Unix socket in `unix_socket_dir`."),
+        "Where the server is: a name, an address, the directory of a Unix socket (`@name`: in the abstract namespace), or several of these, tried in order. Default in a pgbouncer.ini: the Unix socket in `unix_socket_dir`."),
     setting!(port: Maybe<Port<1>> = "5432", reload,
         "Port of the server, also in the name of its Unix socket."),
     setting!(load_balance_hosts: Maybe<Word<LoadBalance>> = "", reload,

@@ -284,7 +284,8 @@ impl Unit for Directory {
         if text.is_empty() {
             return Ok(None);
         }
-        if !Path::new(text).is_absolute() {
+        let is_abstract = text.starts_with('@') && text.len() > 1;
+        if !Path::new(text).is_absolute() && !is_abstract {
             return Err(format!(r#"{text:?} is not an absolute path; write one such as "/run/pgvalet""#));
         }
         Ok(Some(text.into()))

@@ -57,7 +57,7 @@ impl Unit for PeerId {
     }
 }
 
-/// Hosts of a database: names, addresses, or directories of Unix sockets.
+/// Hosts of a database: names, addresses, or directories of Unix sockets (with `@` in front, abstract ones).
 pub(in crate::config) struct Hosts;
 
 impl Unit for Hosts {
@@ -127,7 +127,7 @@ fn resolved(name: &str) -> Result<Vec<IpAddr>, String> {
 }
 
 fn host(text: &str, how: &str) -> Result<Host, String> {
-    if text.starts_with('/') {
+    if text.starts_with('/') || text.starts_with('@') && text.len() > 1 {
         return Ok(Host::Unix(text.into()));
     }
     // With a colon it is an IPv6 address, perhaps with a zone, or a port where none belongs.
@@ -153,17 +153,18 @@ mod tests {
 
     #[test]
     fn hosts_are_names_addresses_and_directories() {
-        let hosts = Hosts::read(&text("db-1.example.com, 10.0.0.1,::1 ,/run/pg")).unwrap();
+        let hosts = Hosts::read(&text("db-1.example.com, 10.0.0.1,::1 ,/run/pg,@pg")).unwrap();
         assert_eq!(
             hosts,
             [
                 Host::Tcp("db-1.example.com".into()),
                 Host::Tcp("10.0.0.1".into()),
                 Host::Tcp("::1".into()),
-                Host::Unix("/run/pg".into())
+                Host::Unix("/run/pg".into()),
+                Host::Unix("@pg".into()),
             ]
         );
-        for wrong in ["", "a,,b", "a b", "db:5432", "http://db", "@abstract"] {
+        for wrong in ["", "a,,b", "a b", "db:5432", "http://db", "@"] {
             assert!(Hosts::read(&text(wrong)).is_err(), "{wrong:?}");
         }
     }

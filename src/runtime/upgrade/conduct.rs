@@ -3,6 +3,7 @@
 use crate::client::Arrival;
 use crate::client::context::{CancelRequest, Messenger};
 use crate::handover::{Event, Link, Message};
+use crate::runtime::daemon::PidFile;
 use crate::runtime::listener::adopt;
 use crate::runtime::supervisor::{Running, notify};
 use crate::runtime::upgrade::giver::{self, Gift, Program};
@@ -160,6 +161,9 @@ impl Running {
             let _ = worker.commands.send(Command::Move(None));
         }
         self.admin.set_draining(false);
+        if let Some(Err(reason)) = self.pidfile.as_ref().map(PidFile::rewrite) {
+            tracing::warn!("{reason}");
+        }
         self.open_doors().await.err()
     }
 

@@ -14,7 +14,7 @@ use crate::config::{self, Config};
 use crate::net::tls::current::Source;
 use crate::net::unix::socket_path;
 use crate::runtime::reboot::{self, Outcome};
-use crate::runtime::upgrade::taker::Takeover;
+use crate::runtime::upgrade::taker::{self, Takeover};
 use crate::runtime::{self, Launch, daemon, logging};
 
 /// A transaction-level connection pooler for PostgreSQL.
@@ -150,6 +150,9 @@ fn run_server(path: PathBuf, config: Config, flags: &Flags, takeover: Option<Tak
 
 /// Runs in the place of another process, which goes on if this one cannot.
 fn take_over(path: PathBuf, flags: &Flags) -> ExitCode {
+    if let Some(code) = taker::detach() {
+        return code;
+    }
     let takeover = match Takeover::begin() {
         Ok(takeover) => takeover,
         Err(reason) => {

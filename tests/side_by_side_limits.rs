@@ -80,12 +80,8 @@ fn servers(pooler: &Pooler, user: &str) -> String {
 #[test]
 fn at_max_db_connections_an_idle_server_makes_room_and_a_busy_one_does_not() {
     let cluster = Cluster::shared();
-    let poolers = both(
-        &cluster,
-        &["app = @AT@ dbname=app"],
-        &[],
-        &["max_db_connections = 1", "query_wait_timeout = 1"],
-    );
+    let poolers =
+        both(cluster, &["app = @AT@ dbname=app"], &[], &["max_db_connections = 1", "query_wait_timeout = 1"]);
     compare(&poolers, |pooler| {
         let (mut first, mut second) = (login(pooler, "postgres", "app"), login(pooler, "app_trust", "app"));
         let mut told = vec![

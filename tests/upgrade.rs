@@ -438,6 +438,10 @@ fn systemd_is_told_of_the_new_main_process() {
     assert!(next().contains("READY=1"));
     let pid = upgrade(&valet);
     assert_eq!(next().trim(), format!("MAINPID={pid}"));
+    // systemd waits only for the end of its own children: nobody stands in between.
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the new process runs");
+    let parent = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1));
+    assert_ne!(parent, Some(&*valet.pid().to_string()));
     assert!(next().contains("READY=1"));
     assert_eq!(valet.wait_exit().code(), Some(0));
     kill(pid, Signal::TERM);

@@ -2,6 +2,7 @@
 
 use crate::handover::message::{Greeting, Lessons, Offer, PROTOCOL};
 use crate::handover::{Message, wire};
+use crate::runtime::upgrade::taker::DETACHED;
 use crate::runtime::upgrade::{Heard, Newcomer};
 use crate::session::ResultShape;
 use std::ffi::OsString;
@@ -78,6 +79,7 @@ fn run(program: &Program) -> io::Result<(Child, UnixStream)> {
     let child = Command::new(&program.path)
         .args(&program.arguments)
         .arg(ARGUMENT)
+        .env_remove(DETACHED)
         .stdin(OwnedFd::from(theirs))
         .stdout(Stdio::inherit())
         .stderr(Stdio::inherit())
@@ -93,6 +95,10 @@ fn last_words(child: &mut Child, reason: Option<String>) -> String {
     }
     // It hung up: it is about to end.
     match child.wait() {
+        // It had started another one in its place, which is nobody's child.
+        Ok(status) if status.success() => {
+            "the new process ended before it could serve; the log says why".into()
+        }
         Ok(status) => format!("the new process ended before it could serve ({status}); the log says why"),
         Err(error) => format!("the new process cannot be waited for: {error}"),
     }

@@ -10,9 +10,34 @@ use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 pub use super::giver::ARGUMENT;
+
+/// Set for a process that is nobody's child but the service manager's.
+pub(super) const DETACHED: &str = "PGVALET_DETACHED";
+
+/// Under systemd, starts this program again, for the other one to take over, and tells how to end.
+///
+/// systemd waits for the end of a process only if that was its own child when it was told of it. Else `systemctl stop` would
+/// kill what it has just asked to end. What this process has started becomes systemd's child when this one ends.
+#[must_use]
+pub fn detach() -> Option<ExitCode> {
+    if std::env::var_os("NOTIFY_SOCKET").is_none() || std::env::var_os(DETACHED).is_some() {
+        return None;
+    }
+    let started = std::env::current_exe().and_then(|program| {
+        Command::new(program).args(std::env::args_os().skip(1)).env(DETACHED, "1").spawn()
+    });
+    match started {
+        Ok(_) => Some(ExitCode::SUCCESS),
+        Err(error) => {
+            eprintln!("cannot start in the place of another process: {error}");
+            Some(ExitCode::FAILURE)
+        }
+    }
+}
 
 /// How long the old process may take for an answer.
 const LIMIT: Duration = Duration::from_secs(60);

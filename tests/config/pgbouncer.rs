@@ -109,6 +109,34 @@ fn a_converted_ini_means_the_same() {
     assert!(!text.contains("\"x\""), "the userlist stays a file: {text}");
 }
 
+/// What names files and other sections, which inis made at random leave out.
+#[test]
+fn a_converted_ini_keeps_what_depends_on_files() {
+    let (files, elsewhere) = (Files::new(), Files::new());
+    files.write("list", "\"looker\" \"x\"\n");
+    files.write(
+        "hba",
+        "hostssl app all all cert map=m\nlocal all all peer\nhost all all 127.0.0.1/32 scram-sha-256\n",
+    );
+    files.write("ident", "m a b\n");
+    for name in ["key", "cert", "ca"] {
+        files.write(name, "never read here");
+    }
+    let text = "[databases]\napp = host=@db,/run/pg auth_user=other auth_query='SELECT 1, ''x''' min_pool_size=2\nauth = host=h\n\
+        [users]\nother = pool_size=0 query_wait_timeout=0\n[peers]\n1 = host=/run/1\n2 = host=@2 port=7 pool_size=3\n\
+        [pgbouncer]\nauth_type = hba\nauth_file = @HOME@/list\nauth_hba_file = @HOME@/hba\nauth_ident_file = @HOME@/ident\n\
+        auth_user = looker\nauth_dbname = auth\nauth_query = SELECT a, b FROM c($1)\nclient_tls_sslmode = verify-ca\n\
+        client_tls_key_file = @HOME@/key\nclient_tls_cert_file = @HOME@/cert\nclient_tls_ca_file = @HOME@/ca\n\
+        server_tls_sslmode = verify-full\nserver_tls_ca_file = @HOME@/ca\nserver_tls_cert_file = @HOME@/cert\n\
+        server_tls_key_file = @HOME@/key\nmin_pool_size = 3\npeer_id = 1\nunix_socket_dir = @abstract\ndisable_pqexec = 1\n\
+        pidfile = relative.pid\nserver_reset_query_always = 1\n";
+    let path = files.write("p.ini", &text.replace("@HOME@", &files.0.path().display().to_string()));
+    let meant = config::load(&path).unwrap();
+    let converted = config::convert(&path).unwrap();
+    let again = config::load(&elsewhere.write("p.toml", &converted)).unwrap();
+    assert_eq!(without_origin(meant), without_origin(again));
+}
+
 #[test]
 fn a_bare_ini_has_pgbouncers_behaviour() {
     let config = ini("[databases]\na =\n[pgbouncer]\nauth_type=trust\n").unwrap();

@@ -395,6 +395,19 @@ fn clients_that_keep_a_server_are_counted_by_what_keeps_them() {
     assert!(pins.iter().all(|row| row["database"] == "app" && row["pins"] == "1"), "{pins:?}");
     let clients = show(&mut console, "CLIENTS");
     assert_eq!(of_database(&clients, "app")["state"], "active", "it has a server");
+    let keeps = |console: &mut Client| {
+        let tables =
+            ["CLIENTS", "SERVERS"].map(|table| of_database(&show(console, table), "app")["pinned"].clone());
+        (tables, of_database(&show(console, "POOLS"), "app")["cl_pinned"].clone())
+    };
+    let (reasons, pinned) = keeps(&mut console);
+    assert_eq!((reasons, &*pinned), (["temp".into(), "temp".into()], "1"));
+    client.query("SELECT pg_advisory_lock(77)");
+    eventually("both reasons to be shown", || (keeps(&mut console).0 == ["temp, locks"; 2]).then_some(()));
+    client.query("DISCARD ALL");
+    eventually("nothing to keep it any more", || {
+        (keeps(&mut console) == ([String::new(), String::new()], "0".into())).then_some(())
+    });
 }
 
 #[test]

@@ -237,7 +237,9 @@ impl Relay {
         let Some(lease) = self.lease.take() else { return };
         if self.is_dedicated {
             if is_whole && lease.is_free() {
-                lease.retire();
+                lease.retire("its client has left");
+            } else {
+                lease.abandon("its client has left in the middle of something");
             }
             return;
         }
@@ -245,8 +247,11 @@ impl Relay {
             lease.checkin(plan, now);
         } else if is_whole && lease.owed.at_rest() {
             lease.roll_back(plan);
+        } else {
+            lease.abandon(
+                "its client has left in the middle of something, or has done to it what nothing undoes",
+            );
         }
-        // Else the lease is dropped: what runs is canceled, and the server closed.
     }
 }
 

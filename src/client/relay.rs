@@ -551,7 +551,7 @@ impl Relay {
         }
         self.sql_names.clear();
         if self.spoiled {
-            lease.retire();
+            lease.retire("its client has done to it what nothing undoes");
         } else {
             lease.checkin(plan, now);
         }

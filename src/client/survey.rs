@@ -10,7 +10,7 @@ use crate::client::relay::{End, LostTransaction, Relay};
 use crate::config::{Pin, Reset};
 use crate::error::{Error, Kind};
 use crate::moment::Moment;
-use crate::pool::Pinned;
+use crate::pool::{Lease, Pinned};
 use crate::protocol::frame::HEADER;
 use crate::protocol::{ErrorFields, Header, backend, frontend};
 use crate::server::ServerError;
@@ -90,7 +90,7 @@ impl Relay {
         let surveyed = match &self.pinned {
             None => Footprint::SURVEYED,
             // Whatever ran may have ended what pins.
-            Some(pinned) if pinned.kinds.contains(Footprint::CURSORS) => {
+            Some(pinned) if pinned.kinds().contains(Footprint::CURSORS) => {
                 return !self.is_surveyed && self.is_judged();
             }
             Some(_) => Footprint::SURVEYED.union(Footprint::DDL),
@@ -271,9 +271,12 @@ impl Relay {
         self.pinned = None;
         if lease.is_free() {
             lease.checkin(ResetPlan::Full, now);
-        } else if !lease.owed.is_empty() {
-            // The failed transaction that was being made again is still the client's.
-            self.lost = Some(Box::new(LostTransaction { error: None }));
+        } else {
+            if !lease.owed.is_empty() {
+                // The failed transaction that was being made again is still the client's.
+                self.lost = Some(Box::new(LostTransaction { error: None }));
+            }
+            lease.abandon("it has refused the settings of its client");
         }
         self.set_activity(Activity::Idle, now);
         let error: Error = ServerError::Refused(error.to_vec().into()).into();
@@ -355,7 +358,8 @@ impl Relay {
             return Ok(false);
         }
         match &mut self.pinned {
-            Some(pinned) => pinned.kinds = pins,
+            Some(pinned) if pinned.kinds() == pins => {}
+            Some(pinned) => pinned.set_kinds(pins),
             None => {
                 let reasons: Vec<&str> = pins.reasons().collect();
                 let reasons = reasons.join(", ");
@@ -367,7 +371,8 @@ impl Relay {
                             .hint("pin = \"refuse\" is set for this database: use such state within one transaction only, or set pin = \"allow\"."),
                     ));
                 }
-                let Some(pinned) = Pinned::new(&self.shard, pins) else {
+                let server = self.lease.as_ref().and_then(Lease::entry);
+                let Some(pinned) = Pinned::new(&self.shard, server, pins) else {
                     let text = format!(
                         "too many clients keep a server for themselves (max_pinned); this one for {reasons}"
                     );
@@ -396,6 +401,7 @@ impl Relay {
             self.footprint = Footprint::NOTHING;
             self.left = Footprint::NOTHING;
             self.listening = None;
+            self.pinned = None;
         }
         if self.is_session_pooled() {
             self.begin_reset(crate::session::resets::Resets::everything());
@@ -408,6 +414,9 @@ impl Relay {
             let gone = Footprint::SEQUENCES.union(Footprint::NEXTVAL);
             self.footprint = self.footprint.without(gone);
             self.left = self.left.without(gone);
+            if self.left.union(self.footprint).is_empty() {
+                self.pinned = None;
+            }
         }
     }
 }

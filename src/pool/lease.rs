@@ -6,13 +6,14 @@
 use crate::moment::Moment;
 use crate::pool::budget::Permit;
 use crate::pool::keeper::Job;
-use crate::pool::roster::{Duty, Enrolled};
+use crate::pool::roster::{Duty, Enrolled, Entry};
 use crate::pool::{Shard, random, shortened};
 use crate::server::Server;
 use crate::session::footprint::ResetPlan;
 use deadpool::unmanaged::Object;
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A server and its place in the budget.
@@ -93,6 +94,11 @@ impl Lease {
         }
     }
 
+    /// What those who look see of it.
+    pub(crate) fn entry(&self) -> Option<Arc<Entry>> {
+        self.object.as_ref().map(|object| object.enrolled.entry().clone())
+    }
+
     /// Notes that pgvalet itself is at work on it.
     pub(crate) fn take_in_hand(&self) {
         if let Some(object) = &self.object {
@@ -127,9 +133,15 @@ impl Lease {
         shortened(limit, self.object.as_ref().map_or(0, |object| object.haste))
     }
 
-    /// Ends the server's life in good order: it is idle.
-    pub(crate) fn retire(mut self) {
+    /// Ends the server's life in good order: it is idle. The log says why.
+    pub(crate) fn retire(mut self, reason: &str) {
+        self.shard.log_retired(reason);
         self.farewell();
+    }
+
+    /// Ends the server's life in the middle of something: what it does is cancelled. The log says why.
+    pub(crate) fn abandon(self, reason: &str) {
+        self.shard.log_retired(reason);
     }
 }
 

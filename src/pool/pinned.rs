@@ -1,5 +1,6 @@
 //! Clients that keep a server for themselves, because its session holds what no other server has.
 
+use crate::pool::roster::Entry;
 use crate::pool::{Pool, Shard};
 use crate::session::Footprint;
 use std::rc::Rc;
@@ -10,14 +11,15 @@ use std::sync::atomic::Ordering;
 #[derive(Debug)]
 pub struct Pinned {
     pool: Arc<Pool>,
-    /// What keeps it.
-    pub kinds: Footprint,
+    /// The server, as those who look see it.
+    server: Option<Arc<Entry>>,
+    kinds: Footprint,
 }
 
 impl Pinned {
     /// Counts one more in; `None` if there are as many as there may be (`max_pinned`).
     #[must_use]
-    pub fn new(shard: &Rc<Shard>, kinds: Footprint) -> Option<Pinned> {
+    pub fn new(shard: &Rc<Shard>, server: Option<Arc<Entry>>, kinds: Footprint) -> Option<Pinned> {
         let limit = shard.with_policy(|policy| policy.max_pinned).unwrap_or(u32::MAX);
         let pool = shard.pool.clone();
         let more = |count: u32| (count < limit).then_some(count + 1);
@@ -31,12 +33,32 @@ impl Pinned {
                 "every server of the pool is kept by one client: others wait until one lets go (max_pinned, pin_timeout)"
             );
         }
-        Some(Pinned { pool, kinds })
+        let mut pinned = Pinned { pool, server, kinds };
+        pinned.set_kinds(kinds);
+        Some(pinned)
+    }
+
+    /// What keeps it.
+    #[inline]
+    #[must_use]
+    pub fn kinds(&self) -> Footprint {
+        self.kinds
+    }
+
+    /// Notes what keeps it now.
+    pub fn set_kinds(&mut self, kinds: Footprint) {
+        self.kinds = kinds;
+        if let Some(server) = &self.server {
+            server.set_pins(kinds);
+        }
     }
 }
 
 impl Drop for Pinned {
     fn drop(&mut self) {
         self.pool.pinned.fetch_sub(1, Ordering::Relaxed);
+        if let Some(server) = &self.server {
+            server.set_pins(Footprint::NOTHING);
+        }
     }
 }

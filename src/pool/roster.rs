@@ -9,6 +9,7 @@ use crate::net::tls::cipher::Cipher;
 use crate::pool::{Pool, lock};
 use crate::server::Server;
 use crate::server::cancel::CancelGate;
+use crate::session::Footprint;
 use slab::Slab;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -66,6 +67,8 @@ pub struct Entry {
     /// When it was last given to a client, as [`Moment::micros`]; 0: never.
     lent_at: AtomicU64,
     prepared: AtomicU32,
+    /// What keeps its client on it, as [`Footprint::bits`].
+    pins: AtomicU32,
 }
 
 /// A server's place in the roster, until dropped.
@@ -120,6 +123,17 @@ impl Entry {
         self.prepared.load(Ordering::Relaxed)
     }
 
+    /// What keeps its client on it, if anything.
+    #[must_use]
+    pub fn pins(&self) -> Footprint {
+        Footprint::from_bits(self.pins.load(Ordering::Relaxed))
+    }
+
+    /// Notes what keeps its client on it.
+    pub(crate) fn set_pins(&self, pins: Footprint) {
+        self.pins.store(pins.bits(), Ordering::Relaxed);
+    }
+
     /// Of which generation of the pool's servers it is.
     #[inline]
     #[must_use]
@@ -159,6 +173,7 @@ impl Enrolled {
             client: AtomicU32::new(0),
             lent_at: AtomicU64::new(0),
             prepared: AtomicU32::new(0),
+            pins: AtomicU32::new(0),
         });
         let key = lock(&pool.roster.0).insert(entry.clone());
         Enrolled { pool: pool.clone(), key, entry }
@@ -187,6 +202,11 @@ impl Enrolled {
     #[inline]
     pub(crate) fn set_prepared(&self, count: usize) {
         self.entry.prepared.store(count as u32, Ordering::Relaxed);
+    }
+
+    /// What those who look see of it.
+    pub(crate) fn entry(&self) -> &Arc<Entry> {
+        &self.entry
     }
 
     /// Whether the pool wants servers younger than this one.

@@ -372,6 +372,29 @@ impl Shard {
             .is_some_and(|first| none_here || now.saturating_duration_since(first.arrival()) >= PATIENCE)
     }
 
+    /// Closes a free server that time, an order or a limit has come for.
+    #[cold]
+    pub(crate) fn retire(&self, lease: Lease, now: Moment) {
+        let reason = match () {
+            () if lease.expires_at.is_some_and(|at| at <= now) => "its lifetime is over",
+            () if lease.is_outdated() => "it was to be replaced",
+            () if self.pool.is_paused() => "its database is paused",
+            () if self.pool.is_retired() || self.pool.is_deserted() => "its pool is used no more",
+            () => "there are more servers than are needed or allowed",
+        };
+        lease.retire(reason);
+    }
+
+    /// The same as [`log_closed`](Shard::log_closed) where nothing went wrong with the server itself.
+    pub(crate) fn log_retired(&self, reason: &str) {
+        tracing::info!(
+            database = &*self.pool.key.database,
+            user = &*self.pool.key.user,
+            reason,
+            "server closed"
+        );
+    }
+
     /// Starts connects until `wanted` are under way or no more are allowed.
     pub(crate) fn connect_for(self: &Rc<Shard>, wanted: u32, extra: u32, now: Moment) {
         if self.pool.is_paused() {
@@ -466,7 +489,7 @@ impl Shard {
             || lease.is_surplus(self.policy.borrow().reserve)
             || self.pool.owes_a_place(now)
         {
-            lease.retire();
+            self.retire(lease, now);
             self.demand(now);
             return;
         }

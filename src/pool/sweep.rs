@@ -71,7 +71,7 @@ fn look_at_idle(shard: &Rc<Shard>, now: Moment) {
             || lease.is_surplus(policy.reserve)
             || too_idle && lease.is_dispensable(policy.min_size)
         {
-            lease.retire();
+            shard.retire(lease, now);
         } else if probe {
             probe = false;
             shard.keep(Job::Probe(lease));

@@ -28,6 +28,8 @@ pub(super) const POOLS: &[Column] = &[
     ("maxwait_us", Int4),
     ("pool_mode", Text),
     ("load_balance_hosts", Text),
+    // Not one of pgbouncer's.
+    ("cl_pinned", Int4),
 ];
 
 pub(super) const DATABASES: &[Column] = &[
@@ -112,8 +114,8 @@ impl Admin {
     pub(super) fn pools(&self) -> Vec<Row> {
         let mut rows: Vec<Row> = self.registry.pools().iter().map(|pool| pool_row(pool)).collect();
         let mut console: Row = vec![CONSOLE.into(), CONSOLE.into(), self.census.consoles().into()];
-        console.extend(std::iter::repeat_n(Value::Number(0), POOLS.len() - 5));
-        console.extend(["statement".into(), Value::Null]);
+        console.extend(std::iter::repeat_n(Value::Number(0), POOLS.len() - 6));
+        console.extend(["statement".into(), Value::Null, Value::Number(0)]);
         rows.push(console);
         rows
     }
@@ -291,6 +293,7 @@ fn pool_row(pool: &Pool) -> Row {
         status.oldest_wait.subsec_micros().into(),
         mode_name(pool.policy().mode).into(),
         balance(&pool.target.hosts, pool.target.load_balance),
+        pool.pinned_clients().into(),
     ]
 }
 

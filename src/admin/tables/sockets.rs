@@ -14,12 +14,13 @@ use crate::net::tls::cipher::Cipher;
 use crate::pool::roster::Entry;
 use crate::pool::{Duty, Pool};
 use crate::routing::ADMIN_DATABASES;
+use crate::session::Footprint;
 use Type::{Int4, Text};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-/// The columns of CLIENTS and SERVERS, and behind them those of SOCKETS.
+/// pgbouncer's columns of CLIENTS and SERVERS, and behind them those of SOCKETS.
 const ALL: &[Column] = &[
     ("type", Text),
     ("user", Text),
@@ -53,7 +54,16 @@ const ALL: &[Column] = &[
 /// Buffers are held only while there is something in them; nobody looks into those of others.
 const BUFFER_COLUMNS: usize = 7;
 
-pub(super) const PEERS: &[Column] = ALL.split_at(ALL.len() - BUFFER_COLUMNS).0;
+/// pgbouncer's, and behind them what keeps the one on the other.
+pub(super) const PEERS: &[Column] = &{
+    let mut columns = [("pinned", Text); ALL.len() - BUFFER_COLUMNS + 1];
+    let mut at = 0;
+    while at + 1 < columns.len() {
+        columns[at] = ALL[at];
+        at += 1;
+    }
+    columns
+};
 pub(super) const SOCKETS: &[Column] = ALL;
 pub(super) const FDS: &[Column] = &[
     ("fd", Int4),
@@ -93,6 +103,7 @@ struct Socket {
     application_name: Box<str>,
     prepared: u32,
     id: u32,
+    pins: Footprint,
 }
 
 impl Admin {
@@ -125,8 +136,8 @@ impl Admin {
         for pool in self.registry.all_pools() {
             servers.extend(pool.roster().entries().iter().map(|entry| server(&pool, entry, now, clock)));
         }
-        let links: HashMap<u32, u32> =
-            servers.iter().filter_map(|server| Some((server.link?, server.id))).collect();
+        let links: HashMap<u32, (u32, Footprint)> =
+            servers.iter().filter_map(|server| Some((server.link?, (server.id, server.pins)))).collect();
         let mut all = servers;
         let clients = reports.iter().flat_map(|report| &report.clients);
         let servers = all.len();
@@ -177,6 +188,8 @@ impl Admin {
         ];
         if with_buffers {
             row.extend(std::iter::repeat_n(Value::Number(0), BUFFER_COLUMNS));
+        } else {
+            row.push(socket.pins.reasons().collect::<Vec<_>>().join(", ").into());
         }
         row
     }
@@ -217,7 +230,8 @@ impl Admin {
     }
 }
 
-fn client(info: &ClientInfo, link: Option<u32>, clock: SystemTime) -> Socket {
+fn client(info: &ClientInfo, link: Option<(u32, Footprint)>, clock: SystemTime) -> Socket {
+    let (link, pins) = link.map_or((None, Footprint::NOTHING), |(link, pins)| (Some(link), pins));
     let state = match info.activity {
         Activity::Waiting => "waiting",
         Activity::Active | Activity::IdleInTransaction | Activity::Pinned | Activity::Closing => "active",
@@ -245,6 +259,7 @@ fn client(info: &ClientInfo, link: Option<u32>, clock: SystemTime) -> Socket {
         application_name: info.application_name.clone(),
         prepared: info.prepared,
         id: info.id,
+        pins,
     }
 }
 
@@ -275,6 +290,7 @@ fn server(pool: &Pool, entry: &Arc<Entry>, now: Moment, clock: SystemTime) -> So
         application_name: entry.application_name.clone(),
         prepared: entry.prepared(),
         id: entry.id,
+        pins: entry.pins(),
     }
 }
 
@@ -299,7 +315,8 @@ mod tests {
 
     #[test]
     fn sockets_are_clients_with_seven_more_columns() {
-        assert_eq!(PEERS.last().map(|column| column.0), Some("id"));
-        assert_eq!(SOCKETS[PEERS.len()].0, "recv_pos");
+        assert_eq!(PEERS.last().map(|column| column.0), Some("pinned"));
+        assert_eq!(SOCKETS[PEERS.len() - 1].0, "recv_pos");
+        assert_eq!(SOCKETS[..PEERS.len() - 1], PEERS[..PEERS.len() - 1]);
     }
 }

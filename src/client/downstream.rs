@@ -65,8 +65,8 @@ impl Relay {
                             if self.resetting.is_some() || self.discarding {
                                 self.after_reset(status);
                             }
-                            if self.unsafe_encoding {
-                                self.note_encoding();
+                            if self.unsure_reading {
+                                self.note_reading(status);
                             }
                             self.shard.counters().queries.add(1);
                             self.pass_reply(header);
@@ -361,7 +361,7 @@ impl Relay {
         let swallow = lease.owed.swallowing() && !lease.owed.is_answered();
         // With `never` nobody has judged what runs: a report may be the client's own doing.
         let judged = self.shard.with_policy(|policy| policy.reset) != Reset::Never;
-        let mut encoding_changed = false;
+        let mut reading_changed = false;
         let is_news = Reported::record(&mut lease.reported, name, value);
         if !swallow && (self.discarding || self.resetting.is_some()) {
             let name: Box<[u8]> = name.into();
@@ -381,9 +381,7 @@ impl Relay {
         let Some((name, value)) = backend::read_parameter_status(body) else { return false };
         if !swallow {
             Reported::record(&mut self.told, name, value);
-            if name == b"client_encoding" {
-                encoding_changed = true;
-            }
+            reading_changed = name == b"client_encoding" || name == b"standard_conforming_strings";
         }
         if is_news && !swallow && judged && !self.footprint.can_set() {
             // The server's configuration was reloaded: what holds for the pool has changed, not what the client set.
@@ -402,9 +400,8 @@ impl Relay {
         } else {
             self.pass_reply(header);
         }
-        if encoding_changed {
-            self.note_encoding();
-        }
+        // Until all is answered that it has sent.
+        self.unsure_reading |= reading_changed;
         true
     }
 

@@ -498,7 +498,8 @@ pub(super) fn session(
         asks_currval: false,
         confirming: None,
         unnamed_here: false,
-        unsafe_encoding: true,
+        unsure_reading: true,
+        unsure_outside: true,
         undone_names: Vec::new(),
         sql_names: SqlNames::default(),
         spoiled: false,
@@ -512,7 +513,7 @@ pub(super) fn session(
         full_reads: (0, 0),
         cell,
     });
-    relay.note_encoding();
+    relay.note_reading(TxStatus::Idle);
     relay
 }
 

@@ -17,6 +17,7 @@ use crate::net::stream::{Address, Detached};
 use crate::net::{Buffer, Socket, Stream};
 use crate::pool::Shard;
 use crate::pool::greetings::{pairs, reported, reports, settings};
+use crate::protocol::TxStatus;
 use crate::routing;
 use crate::session::statements::stamp;
 use crate::session::{Named, ResultShape, Statement};
@@ -194,7 +195,7 @@ fn restore(
     for statement in &state.statements {
         relay.restore_statement(statement, shapes);
     }
-    relay.note_encoding();
+    relay.note_reading(TxStatus::Idle);
     (slot, relay)
 }
 

@@ -139,8 +139,11 @@ pub(super) struct Relay {
     pub(super) reading: Option<Box<KnownReading>>,
     /// What it has been told by ParameterStatus.
     pub(super) told: Arc<Reported>,
-    /// Whether bytes of its encoding can look like ASCII and not be, or the encoding may be about to change.
-    pub(super) unsafe_encoding: bool,
+    /// Whether bytes of its encoding can look like ASCII and not be, a backslash can be an escape in any string, or either
+    /// may be about to change.
+    pub(super) unsure_reading: bool,
+    /// The same when it was last in no transaction, which is what may hold again when this one ends.
+    pub(super) unsure_outside: bool,
 
     /// What it can have left behind in the server it has, since the server was last asked.
     pub(super) footprint: Footprint,
@@ -436,10 +439,28 @@ impl Relay {
         }
     }
 
-    /// Takes note of the client's encoding.
-    pub(super) fn note_encoding(&mut self) {
-        self.unsafe_encoding =
-            self.told.get(b"client_encoding").is_none_or(|name| UNSAFE_ENCODINGS.contains(&name));
+    /// Takes note of the client's encoding, and of what a backslash is to it, if all is answered that it has sent.
+    pub(super) fn note_reading(&mut self, status: TxStatus) {
+        let owed = self.lease.as_ref().map(|lease| &lease.owed);
+        if owed.is_some_and(|owed| owed.boundaries() > 0 || owed.is_unsynced()) {
+            return;
+        }
+        let is_outside = status == TxStatus::Idle;
+        if !is_outside && self.footprint.can_set() {
+            // The end of the transaction may bring anything, and what follows on it in a pipeline is read with that.
+            return;
+        }
+        let unsure = self.told.get(b"client_encoding").is_none_or(|name| UNSAFE_ENCODINGS.contains(&name))
+            || self.told.get(b"standard_conforming_strings") != Some(b"on");
+        if is_outside {
+            self.unsure_outside = unsure;
+        }
+        self.unsure_reading = unsure || self.unsure_outside;
+    }
+
+    /// Whether it is certain where the strings in `text` end.
+    pub(super) fn is_sure_of(&self, text: &[u8]) -> bool {
+        !self.unsure_reading || text.is_ascii() && !text.contains(&b'\\')
     }
 
     /// Tells the client what the server reports and it has not been told.
@@ -457,7 +478,9 @@ impl Relay {
             let (name, value) = (String::from_utf8_lossy(name), String::from_utf8_lossy(value));
             backend::parameter_status(self.to_client.insert(&mut self.from_server), &name, &value);
         }
-        self.note_encoding();
+        let changed = |name: &[u8]| told.get(name) != self.told.get(name);
+        // Until all is answered that it has sent.
+        self.unsure_reading |= changed(b"client_encoding") || changed(b"standard_conforming_strings");
     }
 
     /// Whether the server can be given back now; does it if so.

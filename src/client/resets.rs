@@ -17,6 +17,7 @@ impl Relay {
     pub(super) fn resets_of(&self, sql: &[u8], found: Footprint) -> Resets {
         if self.startup.is_empty()
             || !found.intersects(Footprint::FOLLOWED_SETTINGS.union(Footprint::SETTINGS))
+            || !self.is_sure_of(sql)
         {
             return Resets::default();
         }

@@ -45,6 +45,8 @@ pub(super) struct SqlNames {
     failed: bool,
     /// How often the server was asked in vain.
     in_vain: u8,
+    /// When the server was asked it was not certain what a backslash is.
+    unsure: bool,
 }
 
 #[derive(Debug, Default)]
@@ -352,6 +354,7 @@ impl Relay {
         let may_sync = self.lease.as_ref().is_some_and(|lease| lease.owed.may_sync());
         // What is sent from now on may change what the list will say.
         self.sql_names.knowledge = Knowledge::Asking;
+        self.sql_names.unsure = self.unsure_reading;
         if let Some(lists) = &mut self.sql_names.lists {
             lists.told.clear();
             lists.told_bytes = 0;
@@ -391,7 +394,7 @@ impl Relay {
 
     /// The list is complete: the client's names are what it says.
     pub(super) fn settle_names(&mut self) -> Result<(), End> {
-        let SqlNames { lists, knowledge, upcoming, failed, .. } = std::mem::take(&mut self.sql_names);
+        let SqlNames { lists, knowledge, upcoming, failed, unsure, .. } = std::mem::take(&mut self.sql_names);
         let Lists { here, told, told_bytes } = lists.map(|lists| *lists).unwrap_or_default();
         if told_bytes > super::naming::STATEMENTS_LIMIT {
             return Err(End::Fatal(too_many()));
@@ -411,7 +414,8 @@ impl Relay {
             }
         }
         for told in &told {
-            let prepares = if told.by_sql { Prepares::of(&told.text) } else { Prepares::default() };
+            let is_read = told.by_sql && !(unsure && told.text.contains(&b'\\'));
+            let prepares = if is_read { Prepares::of(&told.text) } else { Prepares::default() };
             for name in &told.names {
                 let prepare = prepares.get(name);
                 let statement = match here.get(name) {
@@ -484,7 +488,10 @@ impl Relay {
     pub(super) fn resolve_executed(&self, text: &[u8], found: Footprint) -> Footprint {
         // What a name stands for may be changed by the same text, or before a portal is executed: then only a full reset
         // is sure.
-        let is_sure = executed(text).is_some() && !self.sql_names.is_uncertain() && !self.sql_names.upcoming;
+        let is_sure = executed(text).is_some()
+            && self.is_sure_of(text)
+            && !self.sql_names.is_uncertain()
+            && !self.sql_names.upcoming;
         if !found.contains(Footprint::EXECUTES) || !is_sure {
             return found;
         }
@@ -496,7 +503,7 @@ impl Relay {
             if body.is_empty() {
                 return found;
             }
-            let judged = self.shard.with_facts(|_, facts| classify(body, facts, self.unsafe_encoding));
+            let judged = self.shard.with_facts(|_, facts| classify(body, facts, self.unsure_reading));
             resolved = resolved.union(judged);
         }
         resolved

@@ -56,7 +56,7 @@ impl Relay {
     /// what it asks of sequences.
     pub(super) fn note_hints(&mut self, text: &[u8]) {
         let mut found = hints(text);
-        if !custom_names(text, &mut self.custom) {
+        if !custom_names(text, &mut self.custom) || !self.is_sure_of(text) {
             // What nobody can ask for is not left to the next client.
             found = found.union(Footprint::EVERYTHING);
         }

@@ -15,10 +15,10 @@ mod query;
 
 /// What `sql`, without its terminating NUL, can leave in the session.
 ///
-/// `unsafe_encoding`: see [`Lexer::new`]. [`Footprint::DDL`] means that `facts` are void once the transaction commits.
+/// `unsure`: see [`Lexer::new`]. [`Footprint::DDL`] means that `facts` are void once the transaction commits.
 #[must_use]
-pub fn classify(sql: &[u8], facts: &CatalogFacts, unsafe_encoding: bool) -> Footprint {
-    let mut lexer = Lexer::new(sql, unsafe_encoding);
+pub fn classify(sql: &[u8], facts: &CatalogFacts, unsure: bool) -> Footprint {
+    let mut lexer = Lexer::new(sql, unsure);
     let mut found = Footprint::NOTHING;
     loop {
         let first = lexer.next_token();

@@ -1,8 +1,8 @@
 //! A zero-copy lexer for SQL as PostgreSQL reads it (`scan.l`).
 //!
-//! Owns where tokens begin and end, not what they mean. It gives up ([`Kind::Unknown`]) wherever versions, settings or
-//! encodings of PostgreSQL could disagree on that: plain strings with a backslash (`standard_conforming_strings`),
-//! `U&` forms, numbers that run into letters, identifiers that would be cut off. After `Unknown` it only says `Unknown`.
+//! Owns where tokens begin and end, not what they mean. It gives up ([`Kind::Unknown`]) wherever versions or settings of
+//! PostgreSQL could disagree on that: `U&` forms, numbers that run into letters, identifiers that would be cut off. So it
+//! does on what depends on settings that the caller is not sure of. After `Unknown` it only says `Unknown`.
 
 /// PostgreSQL cuts identifiers off at this length (`NAMEDATALEN - 1`).
 pub const MAX_IDENTIFIER: usize = 63;
@@ -60,8 +60,10 @@ pub struct Token<'a> {
 pub struct Lexer<'a> {
     sql: &'a [u8],
     at: usize,
-    /// The client's encoding may hide ASCII bytes inside characters.
-    unsafe_encoding: bool,
+    /// Nothing more can be told.
+    lost: bool,
+    /// A backslash in a plain string may be an escape.
+    unsure: bool,
     /// Identifiers may need unescaping or cutting.
     lenient: bool,
 }
@@ -69,16 +71,16 @@ pub struct Lexer<'a> {
 impl<'a> Lexer<'a> {
     /// Starts at the beginning of `sql`.
     ///
-    /// `unsafe_encoding`: the client's encoding has characters whose later bytes can be ASCII (SJIS, BIG5, GBK, UHC,
-    /// GB18030, JOHAB, SHIFT_JIS_2004); any byte above 0x7f is then `Unknown`.
+    /// `unsure`: the client's encoding may have characters whose later bytes can be ASCII (SJIS, BIG5, GBK, UHC,
+    /// GB18030, JOHAB, SHIFT_JIS_2004), or `standard_conforming_strings` may be off; any byte above 0x7f is then
+    /// `Unknown`, and so is a plain string with a backslash.
     #[must_use]
-    pub fn new(sql: &'a [u8], unsafe_encoding: bool) -> Lexer<'a> {
-        let hidden = unsafe_encoding && !sql.is_ascii();
-        Lexer { sql, at: 0, unsafe_encoding: hidden, lenient: false }
+    pub fn new(sql: &'a [u8], unsure: bool) -> Lexer<'a> {
+        Lexer { sql, at: 0, lost: unsure && !sql.is_ascii(), unsure, lenient: false }
     }
 
-    /// The same for callers who unescape and cut identifiers themselves: they come as written, quotes in them doubled.
-    /// The encoding must be a safe one.
+    /// The same for callers who unescape and cut identifiers themselves: they come as written, quotes in them doubled. They
+    /// must be sure of the encoding, and of `standard_conforming_strings` where the text has a backslash.
     #[must_use]
     pub fn lenient(sql: &'a [u8]) -> Lexer<'a> {
         Lexer { lenient: true, ..Lexer::new(sql, false) }
@@ -99,7 +101,7 @@ impl<'a> Lexer<'a> {
     /// The next token.
     #[inline]
     pub fn next_token(&mut self) -> Token<'a> {
-        if self.unsafe_encoding || !self.skip_blank() {
+        if self.lost || !self.skip_blank() {
             return self.unknown();
         }
         let start = self.at;
@@ -232,7 +234,8 @@ impl<'a> Lexer<'a> {
                 Some(b'\'') if self.sql.get(at + 1) == Some(&b'\'') => at += 2,
                 Some(b'\'') => return self.emit(Kind::String, start, at + 1),
                 Some(b'\\') if escapes => at += 2,
-                Some(b'\\' | 0) | None => return self.unknown(),
+                Some(b'\\') if self.unsure => return self.unknown(),
+                Some(0) | None => return self.unknown(),
                 Some(_) => at += 1,
             }
         }
@@ -298,7 +301,7 @@ impl<'a> Lexer<'a> {
     /// Gives up for good.
     #[cold]
     fn unknown(&mut self) -> Token<'a> {
-        self.unsafe_encoding = true;
+        self.lost = true;
         Token { kind: Kind::Unknown, text: &[] }
     }
 }
@@ -396,7 +399,9 @@ mod tests {
     fn strings_end_where_postgresql_ends_them() {
         assert_eq!(kinds("'it''s' x"), [Kind::String, Kind::Word]);
         assert_eq!(kinds(r"e'it\'s' x"), [Kind::String, Kind::Word]);
-        assert_eq!(kinds(r"'a\' x"), [Kind::Unknown]);
+        assert_eq!(kinds(r"'a\' x"), [Kind::String, Kind::Word]);
+        assert_eq!(Lexer::new(br"'a\' x", true).next_token().kind, Kind::Unknown);
+        assert_eq!(Lexer::new(br"e'a\' x'", true).next_token().kind, Kind::String);
         assert_eq!(kinds("$$ ; ' $$ x"), [Kind::String, Kind::Word]);
         assert_eq!(kinds("$a$ $b$ $$ $a$ x"), [Kind::String, Kind::Word]);
         assert_eq!(kinds("$a$ $A$ x"), [Kind::Unknown]);
@@ -430,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unsafe_encoding_gives_up_on_what_is_not_ascii() {
+    fn an_unsure_gives_up_on_what_is_not_ascii() {
         assert_eq!(Lexer::new("select 'é'".as_bytes(), true).next_token().kind, Kind::Unknown);
         assert_eq!(Lexer::new(b"select 'e'", true).next_token().kind, Kind::Word);
     }

@@ -263,6 +263,9 @@ mod tests {
             found("/* x */ prepare A (int, numeric(3, 1)) as select ';' ; select 2", "a"),
             both("prepare A (int, numeric(3, 1)) as select ';'", " select ';'")
         );
+        for text in [r"PREPARE q AS SELECT E'it\'s'", r"PREPARE q AS SELECT 'ends in \'"] {
+            assert_eq!(found(text, "q"), both(text, &text[12..]), "{text}");
+        }
         assert_eq!(
             found("prepare a as select 1; prepare b as select 2; prepare a as select 3", "a"),
             both("prepare a as select 1", " select 1")

@@ -134,6 +134,36 @@ fn two_clients_see_each_others_locks() {
     );
 }
 
+/// The server is still being asked what is left of the cursor when the next statement comes.
+#[test]
+fn what_comes_right_behind_the_end_of_a_cursor_is_kept() {
+    let script = Script::new("right behind")
+        .setup("CREATE FUNCTION behind(name text, value text) RETURNS text LANGUAGE sql AS 'SELECT set_config(name, value, false)'")
+        .teardown("DROP FUNCTION behind(text, text)");
+    let rounds = (0..8).fold(script, |script, round| {
+        script
+            .query("BEGIN; DECLARE held CURSOR WITH HOLD FOR SELECT 1; COMMIT")
+            .query("CLOSE held")
+            .query(&format!("SELECT behind('app.behind', '{round}')"))
+            .query("SELECT current_setting('app.behind')")
+    });
+    faithful_when_pinned(&rounds);
+}
+
+/// What ends a pin without being asked about it ends it for good.
+#[test]
+fn what_follows_on_discard_all_is_kept() {
+    let rounds = (0..4).fold(Script::new("behind DISCARD ALL"), |script, round| {
+        script
+            .query("BEGIN; DECLARE held CURSOR WITH HOLD FOR SELECT 1; COMMIT")
+            .query("DISCARD ALL")
+            .query(&format!("SELECT 1 FROM pg_advisory_lock({round}), set_config('app.' || 'x', 'y', false)"))
+            .query("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()")
+            .query(&format!("SELECT pg_advisory_unlock({round})"))
+    });
+    faithful_when_pinned(&rounds);
+}
+
 #[test]
 fn held_cursors_stay_until_they_are_closed() {
     faithful_when_pinned(

@@ -127,6 +127,8 @@ impl Relay {
         }
         self.left = self.left.union(self.footprint).without(Footprint::SETTLED_BY_SURVEY);
         self.footprint = Footprint::NOTHING;
+        // Whatever is sent before the answer has come needs another one.
+        self.is_surveyed = true;
         // It takes the place of the client's unnamed statement.
         self.unnamed_here = false;
         self.shard.counters().surveys.add(1);
@@ -226,7 +228,6 @@ impl Relay {
             self.settings = Arc::new(own);
         }
         self.left = self.left.union(pins);
-        self.is_surveyed = true;
         let Some(lease) = &mut self.lease else { return Ok(()) };
         lease.in_force = if settings == *self.settings { self.settings.clone() } else { Arc::new(settings) };
         if self.would_stay() {

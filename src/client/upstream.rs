@@ -245,12 +245,12 @@ impl Relay {
         };
         if matches!(self.cell.activity(), Activity::Idle | Activity::IdleInTransaction | Activity::Pinned) {
             self.set_activity(Activity::Active, Moment::recent());
-            self.is_surveyed = false;
         }
         if self.is_held() {
             return Ok(Step::NeedReplies);
         }
         self.is_unused = false;
+        self.is_surveyed = false;
         if self.lease.as_ref().is_some_and(|lease| self.asked_for_replies || !lease.owed.is_plain())
             && let Some(step) = self.special_message(header)?
         {

@@ -443,6 +443,46 @@ fn what_code_on_the_server_prepares_and_deallocates() {
     );
 }
 
+/// A function that is told what to run, as PostgreSQL's own tests have it.
+#[test]
+fn code_that_is_told_to_execute_finds_what_the_client_has_prepared() {
+    faithful(
+        &Script::new("EXECUTE in a string")
+            .setup("CREATE FUNCTION told(text) RETURNS SETOF text LANGUAGE plpgsql AS 'BEGIN RETURN QUERY EXECUTE $1; END'")
+            .teardown("DROP FUNCTION told(text)")
+            .query("PREPARE q (int) AS SELECT 'q'::text || $1")
+            .query("SELECT told('execute q (2)')")
+            .extended("SELECT told('execute q (3)')", &[])
+            .query("DO $$ BEGIN PERFORM told('EXECUTE q(4)'); END $$")
+            .query("DO $$ BEGIN EXECUTE 'EXECUTE q(5)'; END $$")
+            .query("DEALLOCATE q"),
+    );
+}
+
+/// A backslash in a plain string is nothing special, unless the client has said otherwise.
+#[test]
+fn statements_with_backslashes_follow() {
+    faithful(
+        &Script::new("backslashes")
+            .errors(&["26000"])
+            .query(r"PREPARE q AS SELECT 'some\more', E'it\'s'")
+            .query("EXECUTE q")
+            .query("DEALLOCATE q")
+            .query(r"PREPARE q AS SELECT 'ends in \'")
+            .query("EXECUTE q")
+            .query("DEALLOCATE q")
+            .query("SET standard_conforming_strings = off; SET escape_string_warning = off")
+            .query(r"SELECT 'it\'s'")
+            .query(r"SELECT 'it\'; PREPARE q AS SELECT 1 --'")
+            .query("EXECUTE q")
+            .query("BEGIN")
+            .query("SET LOCAL standard_conforming_strings = on")
+            .query(r"SELECT 'ends in \'")
+            .query("COMMIT")
+            .query(r"SELECT 'it\'s'"),
+    );
+}
+
 /// Case 25: a statement of SQL whose server was given to others in between is still described and bound correctly after
 /// its pool's servers were all used by others.
 #[test]

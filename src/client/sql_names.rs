@@ -13,7 +13,9 @@ use crate::protocol::{Header, TxStatus, backend, frontend};
 use crate::server::owed::Owed;
 use crate::session::classify::classify;
 use crate::session::footprint::ResetPlan;
-use crate::session::sql_prepare::{Prepare, Prepares, Words, executed, may_execute, quote};
+use crate::session::sql_prepare::{
+    Prepare, Prepares, Words, executed, executed_in_strings, may_execute, quote,
+};
 use crate::session::statements::{key, stamp};
 use crate::session::{Footprint, Named, Statement};
 use foldhash::fast::RandomState;
@@ -248,13 +250,17 @@ impl Relay {
             return Vec::new();
         }
         let words = Words::of(text);
-        let executed = executed(text).map(HashSet::<Box<[u8]>, RandomState>::from_iter);
+        let executed = executed(text).filter(|_| self.is_sure_of(text));
+        let executed = executed.map(HashSet::<Box<[u8]>, RandomState>::from_iter);
         let dynamic = executed.is_none() && may_execute(text);
+        // What functions and DO blocks may run.
+        let in_strings = executed_in_strings(text).filter(|_| self.is_sure_of(text));
         let mut needs = Vec::new();
         for (name, named) in
             self.statements.iter().filter(|(name, _)| !name.starts_with(b"pgvalet_") && words.mention(name))
         {
-            let executes = executed.as_ref().map_or(dynamic, |names| names.contains(name));
+            let executes = executed.as_ref().map_or(dynamic, |names| names.contains(name))
+                || in_strings.as_ref().is_none_or(|names| names.iter().any(|executed| **executed == *name));
             let is_met = match self.sql_names.get(name) {
                 None => false,
                 Some(None) => !executes,

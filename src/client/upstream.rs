@@ -14,7 +14,7 @@ use crate::protocol::{Header, backend, frontend};
 use crate::server::owed::Owed;
 use crate::session::classify::{begins_transaction, classify};
 use crate::session::resets::Resets;
-use crate::session::sql_prepare::mentions;
+use crate::session::sql_prepare::{may_execute, mentions};
 use crate::session::{Footprint, Named, Statement};
 use std::task::Context;
 
@@ -487,7 +487,7 @@ impl Relay {
         if found.is_empty() {
             return true;
         }
-        if found.contains(Footprint::STATEMENTS) {
+        if found.contains(Footprint::STATEMENTS) || self.may_execute_by_code(header, found) {
             let sql = frontend::read_query(&self.input()[..header.total()]).to_vec();
             return self.judge_names(&sql, found, true);
         }
@@ -498,6 +498,15 @@ impl Relay {
         }
         self.note_footprint(found);
         true
+    }
+
+    /// Whether code that a Query calls, and that is not known, may execute what the client has prepared: the text says so.
+    fn may_execute_by_code(&self, header: Header, found: Footprint) -> bool {
+        let input = self.input();
+        found.contains(Footprint::EVERYTHING)
+            && !self.statements.is_empty()
+            && input.len() >= header.total()
+            && may_execute(frontend::read_query(&input[..header.total()]))
     }
 
     /// What a Query that was just judged resets of what the client logged in with.
@@ -538,7 +547,8 @@ impl Relay {
         if found.is_empty() {
             return true;
         }
-        if found.contains(Footprint::STATEMENTS) {
+        let by_code = || found.contains(Footprint::EVERYTHING) && may_execute(statement.text());
+        if found.contains(Footprint::STATEMENTS) || !self.statements.is_empty() && by_code() {
             return self.judge_names(statement.text(), found, false);
         }
         let resets = self.resets_of(statement.text(), found);

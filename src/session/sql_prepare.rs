@@ -118,6 +118,62 @@ pub fn executed(text: &[u8]) -> Option<Vec<Box<[u8]>>> {
     }
 }
 
+/// The names behind every EXECUTE in the strings of `text`, which functions may run; `None` if there is no telling.
+#[must_use]
+pub fn executed_in_strings(text: &[u8]) -> Option<Vec<Box<[u8]>>> {
+    let mut names = Vec::new();
+    collect_from_strings(text, 0, &mut names).then_some(names)
+}
+
+/// Strings inside of strings that are looked into.
+const MAX_QUOTING: usize = 4;
+
+fn collect_from_strings(text: &[u8], depth: usize, names: &mut Vec<Box<[u8]>>) -> bool {
+    if !may_execute(text) {
+        return true;
+    }
+    let mut lexer = Lexer::lenient(text);
+    let mut before = None;
+    loop {
+        let token = lexer.next_token();
+        match token.kind {
+            // 'EXECUTE ' || name
+            Kind::End => return depth == 0 || before != Some(true),
+            // Words of a sentence, say, in which nothing is executed.
+            Kind::Unknown => return !may_execute(lexer.rest()),
+            Kind::String if may_execute(token.text) => {
+                let content = content_of(token.text);
+                if depth == MAX_QUOTING || !collect_from_strings(&content, depth + 1, names) {
+                    return false;
+                }
+            }
+            // As PL/pgSQL has it.
+            Kind::String | Kind::Param if depth > 0 && before == Some(true) => return false,
+            _ if depth > 0 && before == Some(true) => names.extend(identifier(token)),
+            _ => {}
+        }
+        before = Some(is(token, b"execute"));
+    }
+}
+
+/// What a string holds, given as the lexer gives it.
+fn content_of(string: &[u8]) -> Vec<u8> {
+    if string.last() == Some(&b'$') {
+        let tag = string[1..].iter().position(|byte| *byte == b'$').map_or(0, |at| at + 2);
+        return string.get(tag..string.len().saturating_sub(tag)).unwrap_or_default().to_vec();
+    }
+    let inner = string.strip_suffix(b"'").unwrap_or(string);
+    let mut content = Vec::with_capacity(inner.len());
+    let mut bytes = inner.iter().peekable();
+    while let Some(&byte) = bytes.next() {
+        content.push(byte);
+        if byte == b'\'' && bytes.peek() == Some(&&b'\'') {
+            bytes.next();
+        }
+    }
+    content
+}
+
 /// Whether `text` can mean the statement `name`: the name stands in it, in whatever place and case.
 #[must_use]
 pub fn mentions(text: &[u8], name: &[u8]) -> bool {
@@ -253,6 +309,25 @@ mod tests {
     fn found(text: &str, name: &str) -> Option<(String, String)> {
         let text_of = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
         Prepares::of(text.as_bytes()).get(name.as_bytes()).map(|(all, body)| (text_of(all), text_of(body)))
+    }
+
+    #[test]
+    fn what_strings_execute_is_found_or_not_told() {
+        let names = |text: &str| {
+            let found = executed_in_strings(text.as_bytes())?;
+            Some(found.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect::<Vec<_>>())
+        };
+        let some = |names: &[&str]| Some(names.iter().map(ToString::to_string).collect::<Vec<_>>());
+        assert_eq!(names("select f('execute q (2, 2)')"), some(&["q"]));
+        assert_eq!(
+            names("select f('explain execute \"Q\"; execute r(''execute s'')')"),
+            some(&["Q", "r", "s"])
+        );
+        assert_eq!(names("do $a$ begin perform f($$execute q$$); end $a$"), some(&["q"]));
+        assert_eq!(names("execute q('nothing')"), some(&[]));
+        assert_eq!(names("select f('execute ' || n)"), None);
+        assert_eq!(names("do $$ begin execute 'select 1'; end $$"), None);
+        assert_eq!(names("select 1"), some(&[]));
     }
 
     #[test]

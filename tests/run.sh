@@ -5,12 +5,15 @@
 #   bash tests/run.sh --quick     everything once, on one PostgreSQL version
 #   bash tests/run.sh --drivers   with the whole of the driver suites (tests/drivers), not the short subset of some
 #   bash tests/run.sh --package   with the Debian package: built, installed, started and purged (wants root)
+#   bash tests/run.sh --regression  only PostgreSQL's own regression tests, in transaction pooling (about 5 minutes)
 #
 # PGVALET_PG_BIN chooses the PostgreSQL of the main run by the directory of its programs.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=tests/lib/postgres.sh
 . tests/lib/postgres.sh
+# shellcheck source=tests/lib/regression.sh
+. tests/lib/regression.sh
 
 # Major versions tested besides the installed one, and the test binaries whose outcome depends on the version.
 majors=(14 15 16 17 18)
@@ -20,12 +23,14 @@ versioned=(harness differential findings protocol_copy protocol_extended protoco
 quick=false
 all_drivers=false
 package=false
+regression=false
 for argument in "$@"; do
     case $argument in
         --quick) quick=true ;;
         --drivers) all_drivers=true ;;
         --package) package=true ;;
-        -h | --help) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        --regression) regression=true ;;
+        -h | --help) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 0 ;;
         *) echo "tests/run.sh: unknown argument $argument (see --help)" >&2; exit 2 ;;
     esac
 done
@@ -132,6 +137,13 @@ test_version() {
 install_what_is_missing
 fetch_promtool
 main_bin=${PGVALET_PG_BIN:-$(installed_pg_bin)}
+if $regression; then
+    stage='regression tests of PostgreSQL'
+    PGVALET_REGRESSION=$(fetch_regression "$(pg_cache_dir "$PWD")" "$main_bin")
+    export PGVALET_REGRESSION PGVALET_PG_BIN=$main_bin
+    step "$stage" cargo test --test regression_sql -- --ignored --nocapture
+    exit 0
+fi
 step 'PostgreSQL versions' find_other_versions
 echo "   $("$main_bin/postgres" --version), in full; of the others: ${others[*]:-none}"
 

@@ -65,7 +65,7 @@ impl Relay {
                             if self.resetting.is_some() || self.discarding {
                                 self.after_reset(status);
                             }
-                            if self.unsure_reading {
+                            if self.is_unsure() {
                                 self.note_reading(status);
                             }
                             self.shard.counters().queries.add(1);
@@ -401,7 +401,9 @@ impl Relay {
             self.pass_reply(header);
         }
         // Until all is answered that it has sent.
-        self.unsure_reading |= reading_changed;
+        if reading_changed {
+            self.doubt_reading();
+        }
         true
     }
 

@@ -10,7 +10,7 @@ use crate::client::door::{Place, Ticket};
 use crate::client::encryption::first_packets;
 use crate::client::greeting::{notice, startup_settings};
 use crate::client::outgoing::Outgoing;
-use crate::client::relay::{Body, End, Relay};
+use crate::client::relay::{Body, Certainty, End, Relay};
 use crate::client::sql_names::SqlNames;
 use crate::config::{AuthType, Config};
 use crate::error::{Error, Kind};
@@ -498,8 +498,7 @@ pub(super) fn session(
         asks_currval: false,
         confirming: None,
         unnamed_here: false,
-        unsure_reading: true,
-        unsure_outside: true,
+        certainty: Certainty::None,
         undone_names: Vec::new(),
         sql_names: SqlNames::default(),
         spoiled: false,

@@ -45,6 +45,18 @@ const UNSAFE_ENCODINGS: [&[u8]; 7] =
 /// The statements that leave a server in a failed transaction, as the client left the one that was lost.
 const FAIL_A_TRANSACTION: [&str; 2] = ["BEGIN", "ROLLBACK TO SAVEPOINT pgvalet_the_server_was_lost"];
 
+/// Whether it is certain how a client's texts are read: that no byte of its encoding can look like ASCII and not be, and that
+/// a backslash is an escape only in strings that say so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Certainty {
+    /// It is.
+    Sure,
+    /// It is not, until its transaction has ended or what is under way is answered.
+    NotNow,
+    /// It is not, and was not when it was last in no transaction, which is what may hold again when this one ends.
+    None,
+}
+
 /// Why a client's session ended.
 #[derive(Debug)]
 pub(super) enum End {
@@ -139,11 +151,8 @@ pub(super) struct Relay {
     pub(super) reading: Option<Box<KnownReading>>,
     /// What it has been told by ParameterStatus.
     pub(super) told: Arc<Reported>,
-    /// Whether bytes of its encoding can look like ASCII and not be, a backslash can be an escape in any string, or either
-    /// may be about to change.
-    pub(super) unsure_reading: bool,
-    /// The same when it was last in no transaction, which is what may hold again when this one ends.
-    pub(super) unsure_outside: bool,
+    /// Whether its texts can be read.
+    pub(super) certainty: Certainty,
 
     /// What it can have left behind in the server it has, since the server was last asked.
     pub(super) footprint: Footprint,
@@ -446,21 +455,36 @@ impl Relay {
             return;
         }
         let is_outside = status == TxStatus::Idle;
-        if !is_outside && self.footprint.can_set() {
+        if !is_outside && (self.footprint.can_set() || self.certainty == Certainty::None) {
             // The end of the transaction may bring anything, and what follows on it in a pipeline is read with that.
             return;
         }
         let unsure = self.told.get(b"client_encoding").is_none_or(|name| UNSAFE_ENCODINGS.contains(&name))
             || self.told.get(b"standard_conforming_strings") != Some(b"on");
-        if is_outside {
-            self.unsure_outside = unsure;
+        self.certainty = match (unsure, is_outside) {
+            (false, _) => Certainty::Sure,
+            (true, false) => Certainty::NotNow,
+            (true, true) => Certainty::None,
+        };
+    }
+
+    /// Notes that something is under way that may change how its texts are read.
+    #[inline]
+    pub(super) fn doubt_reading(&mut self) {
+        if self.certainty == Certainty::Sure {
+            self.certainty = Certainty::NotNow;
         }
-        self.unsure_reading = unsure || self.unsure_outside;
+    }
+
+    /// Whether it is not certain how its texts are read.
+    #[inline]
+    pub(super) fn is_unsure(&self) -> bool {
+        self.certainty != Certainty::Sure
     }
 
     /// Whether it is certain where the strings in `text` end.
     pub(super) fn is_sure_of(&self, text: &[u8]) -> bool {
-        !self.unsure_reading || text.is_ascii() && !text.contains(&b'\\')
+        !self.is_unsure() || text.is_ascii() && !text.contains(&b'\\')
     }
 
     /// Tells the client what the server reports and it has not been told.
@@ -480,7 +504,9 @@ impl Relay {
         }
         let changed = |name: &[u8]| told.get(name) != self.told.get(name);
         // Until all is answered that it has sent.
-        self.unsure_reading |= changed(b"client_encoding") || changed(b"standard_conforming_strings");
+        if changed(b"client_encoding") || changed(b"standard_conforming_strings") {
+            self.doubt_reading();
+        }
     }
 
     /// Whether the server can be given back now; does it if so.

@@ -360,7 +360,7 @@ impl Relay {
         let may_sync = self.lease.as_ref().is_some_and(|lease| lease.owed.may_sync());
         // What is sent from now on may change what the list will say.
         self.sql_names.knowledge = Knowledge::Asking;
-        self.sql_names.unsure = self.unsure_reading;
+        self.sql_names.unsure = self.is_unsure();
         if let Some(lists) = &mut self.sql_names.lists {
             lists.told.clear();
             lists.told_bytes = 0;
@@ -509,7 +509,7 @@ impl Relay {
             if body.is_empty() {
                 return found;
             }
-            let judged = self.shard.with_facts(|_, facts| classify(body, facts, self.unsure_reading));
+            let judged = self.shard.with_facts(|_, facts| classify(body, facts, self.is_unsure()));
             resolved = resolved.union(judged);
         }
         resolved

@@ -477,7 +477,7 @@ impl Relay {
         } else {
             let sql = frontend::read_query(&input[..header.total()]);
             fault::strike(sql);
-            self.shard.with_facts(|generation, facts| match self.unsure_reading {
+            self.shard.with_facts(|generation, facts| match self.is_unsure() {
                 true => classify(sql, facts, true),
                 false => {
                     self.shard.shapes.borrow_mut().footprint(sql, generation, || classify(sql, facts, false))
@@ -540,7 +540,7 @@ impl Relay {
     /// come yet.
     pub(super) fn judge_statement(&mut self, statement: &Statement) -> bool {
         self.sql_names.turn_away();
-        let found = self.shard.with_facts(|generation, facts| match self.unsure_reading {
+        let found = self.shard.with_facts(|generation, facts| match self.is_unsure() {
             true => classify(statement.text(), facts, true),
             false => statement.footprint(generation, |sql| classify(sql, facts, false)),
         });
@@ -581,7 +581,9 @@ impl Relay {
     pub(super) fn note_footprint(&mut self, found: Footprint) {
         self.footprint = self.footprint.union(found);
         // It may be the encoding that is set, or what a backslash is: what follows in the pipeline may be in another one.
-        self.unsure_reading |= found.can_set() || found.contains(Footprint::LOCAL_SETTINGS);
+        if found.can_set() || found.contains(Footprint::LOCAL_SETTINGS) {
+            self.doubt_reading();
+        }
     }
 }
 

@@ -17,7 +17,7 @@ pub fn described(messages: &[Message]) -> Vec<(String, u32)> {
     names.into_iter().zip(oids).collect()
 }
 
-/// What pgbouncer 1.26 shows: `i` int4, `b` int8, `n` numeric, else text.
+/// What pgbouncer 1.26 shows, and behind that what pgvalet adds (`pinned`, `cl_pinned`): `i` int4, `b` int8, `n` numeric, else text.
 pub const PGBOUNCER: [(&str, &str); 19] = [
     (
         "STATS",
@@ -49,7 +49,7 @@ pub const PGBOUNCER: [(&str, &str); 19] = [
         "POOLS",
         "database user i:cl_active i:cl_waiting i:cl_active_cancel_req i:cl_waiting_cancel_req i:sv_active \
          i:sv_active_cancel i:sv_being_canceled i:sv_idle i:sv_used i:sv_tested i:sv_login i:maxwait \
-         i:maxwait_us pool_mode load_balance_hosts",
+         i:maxwait_us pool_mode load_balance_hosts i:cl_pinned",
     ),
     ("PEER_POOLS", "i:peer_id i:cl_active_cancel_req i:cl_waiting_cancel_req i:sv_active_cancel i:sv_login"),
     (
@@ -78,7 +78,8 @@ pub const PGBOUNCER: [(&str, &str); 19] = [
 
 const SOCKETS: (&str, &str) = (
     "type user database replication state addr i:port local_addr i:local_port connect_time request_time \
-     i:wait i:wait_us i:close_needed ptr link i:remote_pid tls application_name i:prepared_statements i:id",
+     i:wait i:wait_us i:close_needed ptr link i:remote_pid tls application_name i:prepared_statements i:id \
+     pinned",
     "type user database replication state addr i:port local_addr i:local_port connect_time request_time \
      i:wait i:wait_us i:close_needed ptr link i:remote_pid tls application_name i:prepared_statements i:id \
      i:recv_pos i:pkt_pos i:pkt_remain i:send_pos i:send_remain i:pkt_avail i:send_avail",

@@ -147,13 +147,22 @@ fn collect_from_strings(text: &[u8], depth: usize, names: &mut Vec<Box<[u8]>>) -
                     return false;
                 }
             }
-            // As PL/pgSQL has it.
+            // As PL/pgSQL has it: a text to run, which begins like something else or may be anything.
+            Kind::String if depth > 0 && before == Some(true) && begins_otherwise(token.text) => {}
             Kind::String | Kind::Param if depth > 0 && before == Some(true) => return false,
             _ if depth > 0 && before == Some(true) => names.extend(identifier(token)),
             _ => {}
         }
         before = Some(is(token, b"execute"));
     }
+}
+
+/// Whether a string, whatever is appended to it, begins with a word, and EXECUTE is not in it.
+fn begins_otherwise(string: &[u8]) -> bool {
+    let content = content_of(string);
+    let text = content.trim_ascii_start();
+    let end = text.iter().position(|byte| !byte.is_ascii_alphabetic());
+    end.is_some_and(|end| end > 0 && text[end].is_ascii_whitespace()) && !may_execute(text)
 }
 
 /// What a string holds, given as the lexer gives it.
@@ -326,7 +335,11 @@ mod tests {
         assert_eq!(names("do $a$ begin perform f($$execute q$$); end $a$"), some(&["q"]));
         assert_eq!(names("execute q('nothing')"), some(&[]));
         assert_eq!(names("select f('execute ' || n)"), None);
-        assert_eq!(names("do $$ begin execute 'select 1'; end $$"), None);
+        assert_eq!(names("do $$ begin execute 'select 1'; end $$"), some(&[]));
+        assert_eq!(names("do $$ begin execute 'select 1; execute q'; end $$"), some(&["q"]));
+        for unclear in ["'exe' || 'cute q'", "'' || text", "'/**/execu' || 'te q'", "$1"] {
+            assert_eq!(names(&format!("do $a$ begin execute {unclear}; end $a$")), None, "{unclear}");
+        }
         assert_eq!(names("select 1"), some(&[]));
     }
 

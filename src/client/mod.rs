@@ -1,7 +1,7 @@
 //! One client: its login, its session, and the relay between it and the server it borrows.
 //!
 //! [`serve`] is the life of a connection. `relay` is the hot path; what it does with the bytes of each direction is in
-//! `upstream` (client to server, with `naming` and `sql_names` for prepared statements, and `copying` for COPY) and `downstream` (server to client); `endings` has
+//! `upstream` (client to server, with `naming` and `sql_names` for prepared statements, `copying` for COPY, `judging` and `reading` for what texts do and how they are read) and `downstream` (server to client); `endings` has
 //! what happens when a server is lost, a query canceled, or a client leaves.
 
 mod authentication;
@@ -20,6 +20,7 @@ mod endings;
 mod exchanges;
 mod fault;
 mod greeting;
+mod judging;
 mod listening;
 mod login;
 pub mod mailbox;
@@ -27,6 +28,7 @@ pub mod moving;
 mod naming;
 mod outgoing;
 pub mod peers;
+mod reading;
 mod relay;
 mod replication;
 mod resets;

@@ -8,7 +8,8 @@
 //! result type"). So a Parse always goes to the server, the columns that the statement has then are asked for behind it,
 //! and what a server has prepared for others is used only if its columns are the same.
 
-use crate::client::relay::{Body, End, KnownReading, Relay};
+use crate::client::reading::Reading;
+use crate::client::relay::{Body, End, Relay};
 use crate::client::upstream::Step;
 use crate::error::{Error, Kind};
 use crate::protocol::frame::HEADER;
@@ -17,7 +18,7 @@ use crate::server::owed::{Naming, Owed, Purpose, ShapeOf};
 use crate::server::{Has, Server};
 use crate::session::classify::is_planned;
 use crate::session::statements::{CHANGED_NAME, UNKNOWN_PREFIX, stamp};
-use crate::session::{Footprint, Named, ResultShape, Settings, Statement, Statements};
+use crate::session::{Footprint, Named, ResultShape, Statement, Statements};
 use std::sync::Arc;
 
 /// Longest Parse that is kept, so that its statement can follow the client to other servers.
@@ -26,16 +27,6 @@ const PARSE_LIMIT: usize = 1 << 20;
 const NAMED_PARSE_LIMIT: usize = 16 << 20;
 /// Bytes of statements that one client may have prepared.
 pub(super) const STATEMENTS_LIMIT: usize = 64 << 20;
-
-/// Whether the settings are known that decide how a text is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reading {
-    Known,
-    /// When the replies have come that are due.
-    Soon,
-    /// Something in the same batch may have set them.
-    Unknown,
-}
 
 impl Relay {
     pub(super) fn forward_parse(&mut self, header: Header) -> Result<Step, End> {
@@ -327,56 +318,6 @@ impl Relay {
             frontend::parse(out, statement.name(), statement.rest());
             relay.ask_shape(statement, ShapeOf { id, stamp, purpose });
         });
-    }
-
-    /// Whether it is known how the server will read a text sent now.
-    fn how_texts_are_read(&self) -> Reading {
-        let Some(lease) = &self.lease else { return Reading::Known };
-        let can_set = self.footprint.can_set() || self.footprint.contains(Footprint::LOCAL_SETTINGS);
-        if !can_set || lease.owed.is_empty() {
-            Reading::Known
-        } else if lease.owed.boundaries() > 0 && !lease.owed.is_unsynced() {
-            Reading::Soon
-        } else {
-            Reading::Unknown
-        }
-    }
-
-    /// How texts are read, as far as the server has told.
-    pub(super) fn reading(&mut self) -> Arc<Settings> {
-        if let Some(known) = &self.reading
-            && Arc::ptr_eq(&known.settings, &self.settings)
-            && Arc::ptr_eq(&known.told, &self.told)
-        {
-            return known.reading.clone();
-        }
-        let reading = self.settings.reading(&self.told);
-        let reading = match &self.reading {
-            Some(known) if *known.reading == reading => known.reading.clone(),
-            _ => self.shard.share_reading(reading),
-        };
-        let (settings, told) = (self.settings.clone(), self.told.clone());
-        self.reading = Some(Box::new(KnownReading { settings, told, reading: reading.clone() }));
-        reading
-    }
-
-    /// Has the server read a statement as it was read when its client prepared it, whatever the client has set since.
-    pub(super) fn read_as(&mut self, statement: &Statement, prepare: impl FnOnce(&mut Relay, &Statement)) {
-        let current = self.reading();
-        // In a failed transaction nothing can be set, and only what ends it can be prepared.
-        if self.lease.as_ref().is_some_and(|lease| lease.status == TxStatus::Failed) {
-            return prepare(self, statement);
-        }
-        if Arc::ptr_eq(&current, statement.scope()) {
-            return prepare(self, statement);
-        }
-        for step in current.reading_steps(statement.scope()) {
-            self.run_once(step.as_bytes(), Owed::Own(b'C'));
-        }
-        prepare(self, statement);
-        for step in statement.scope().reading_steps(&current) {
-            self.run_once(step.as_bytes(), Owed::Own(b'C'));
-        }
     }
 
     /// Asks which columns a statement has that was just prepared.

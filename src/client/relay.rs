@@ -11,6 +11,7 @@ use crate::client::cell::{Activity, ClientCell};
 use crate::client::context::Context as WorkerContext;
 use crate::client::listening::Listening;
 use crate::client::outgoing::Outgoing;
+use crate::client::reading::{Certainty, KnownReading};
 use crate::client::sql_names::SqlNames;
 use crate::client::survey::{Confirming, Survey};
 use crate::config::{Config, PoolMode, Reset};
@@ -38,24 +39,8 @@ const ROUNDS: u32 = 8;
 /// Clients in line beyond which each keeps no more memory than its request needs.
 const CROWD: usize = 128;
 
-/// Encodings in which a byte that looks like ASCII can be a part of another character.
-const UNSAFE_ENCODINGS: [&[u8]; 7] =
-    [b"SJIS", b"BIG5", b"GBK", b"UHC", b"GB18030", b"JOHAB", b"SHIFT_JIS_2004"];
-
 /// The statements that leave a server in a failed transaction, as the client left the one that was lost.
 const FAIL_A_TRANSACTION: [&str; 2] = ["BEGIN", "ROLLBACK TO SAVEPOINT pgvalet_the_server_was_lost"];
-
-/// Whether it is certain how a client's texts are read: that no byte of its encoding can look like ASCII and not be, and that
-/// a backslash is an escape only in strings that say so.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Certainty {
-    /// It is.
-    Sure,
-    /// It is not, until its transaction has ended or what is under way is answered.
-    NotNow,
-    /// It is not, and was not when it was last in no transaction, which is what may hold again when this one ends.
-    None,
-}
 
 /// Why a client's session ended.
 #[derive(Debug)]
@@ -108,14 +93,6 @@ pub(super) enum Leaving {
 pub(super) struct LostTransaction {
     /// What the client is told at its next request; `None` once it was told.
     pub(super) error: Option<Error>,
-}
-
-/// How texts are read, and what that follows from.
-#[derive(Debug)]
-pub(super) struct KnownReading {
-    pub(super) settings: Arc<Settings>,
-    pub(super) told: Arc<Reported>,
-    pub(super) reading: Arc<Settings>,
 }
 
 /// A logged-in client and its dealings with servers.
@@ -446,45 +423,6 @@ impl Relay {
         if self.lease.as_ref().is_some_and(|lease| lease.owed.is_empty()) {
             self.tell_news();
         }
-    }
-
-    /// Takes note of the client's encoding, and of what a backslash is to it, if all is answered that it has sent.
-    pub(super) fn note_reading(&mut self, status: TxStatus) {
-        let owed = self.lease.as_ref().map(|lease| &lease.owed);
-        if owed.is_some_and(|owed| owed.boundaries() > 0 || owed.is_unsynced()) {
-            return;
-        }
-        let is_outside = status == TxStatus::Idle;
-        if !is_outside && (self.footprint.can_set() || self.certainty == Certainty::None) {
-            // The end of the transaction may bring anything, and what follows on it in a pipeline is read with that.
-            return;
-        }
-        let unsure = self.told.get(b"client_encoding").is_none_or(|name| UNSAFE_ENCODINGS.contains(&name))
-            || self.told.get(b"standard_conforming_strings") != Some(b"on");
-        self.certainty = match (unsure, is_outside) {
-            (false, _) => Certainty::Sure,
-            (true, false) => Certainty::NotNow,
-            (true, true) => Certainty::None,
-        };
-    }
-
-    /// Notes that something is under way that may change how its texts are read.
-    #[inline]
-    pub(super) fn doubt_reading(&mut self) {
-        if self.certainty == Certainty::Sure {
-            self.certainty = Certainty::NotNow;
-        }
-    }
-
-    /// Whether it is not certain how its texts are read.
-    #[inline]
-    pub(super) fn is_unsure(&self) -> bool {
-        self.certainty != Certainty::Sure
-    }
-
-    /// Whether it is certain where the strings in `text` end.
-    pub(super) fn is_sure_of(&self, text: &[u8]) -> bool {
-        !self.is_unsure() || text.is_ascii() && !text.contains(&b'\\')
     }
 
     /// Tells the client what the server reports and it has not been told.

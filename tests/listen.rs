@@ -295,6 +295,51 @@ fn notifications_wait_for_the_end_of_a_transaction_and_come_in_front_of_the_answ
     assert_eq!(at_end, ["first", "second"]);
 }
 
+/// The listener has it while the client's server is still busy with what was asked for before.
+#[test]
+fn what_a_client_notifies_itself_does_not_come_before_its_statement() {
+    let cluster = Cluster::shared();
+    let valet = Pgvalet::builder()
+        .database_at(DATABASE, &cluster.unix(), &[])
+        .all_roles()
+        .setting("auth_type = \"trust\"")
+        .setting("admin_users = [\"postgres\"]")
+        .setting("workers = 1")
+        .start();
+    let mut client = Client::login(&valet.unix(), &Role::Trust.login()).expect("login");
+    let mut witness = valet.client(Role::Trust);
+    let mut console = Console::open(&valet);
+    for listening in [&mut client, &mut witness] {
+        runs(listening, "LISTEN news_7");
+    }
+    wait_free(&valet);
+    // More than sockets hold, so the last statement is executed when much of the first answer has been read.
+    client.send(&frontend::query("SELECT repeat('x', 8000) FROM generate_series(1, 400)"));
+    client.send(&frontend::query("SELECT 1"));
+    client.send(&frontend::query("NOTIFY news_7, 'own'"));
+    let is_heard = AtomicBool::new(false);
+    let mut tags: Vec<u8> = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            assert_eq!(next(&mut witness).2, "own");
+            is_heard.store(true, Ordering::Relaxed);
+        });
+        let mut tags = Vec::new();
+        while tags.iter().filter(|tag| **tag == b'Z').count() < 3 {
+            if !is_heard.load(Ordering::Relaxed) {
+                console.stat("pins");
+            }
+            let message = client.recv();
+            if let Some((pid, ..)) = notified(&message) {
+                assert_eq!(pid, client.pid());
+            }
+            tags.push(message.tag);
+        }
+        tags
+    });
+    tags.dedup();
+    assert_eq!(String::from_utf8_lossy(&tags), "TDCZTDCZCAZ");
+}
+
 #[test]
 fn a_client_that_does_not_read_is_ended_and_others_go_on() {
     let cluster = Cluster::shared();

@@ -52,6 +52,10 @@ pub(super) struct Listening {
     own: VecDeque<Own>,
     /// Until when an answer is held back for that.
     held_until: Option<Moment>,
+    /// How many answers of the client's ended while it listened like this.
+    answered: u64,
+    /// The answer by which its server has shown what the listener brought first, if the client has notified that itself.
+    shown_by: Option<u64>,
 }
 
 /// A notification of the client's server that is not told yet.
@@ -124,6 +128,8 @@ impl Relay {
                 handover: Handover::None,
                 own: VecDeque::new(),
                 held_until: None,
+                answered: 0,
+                shown_by: None,
             }));
         }
         let Some(listening) = &mut self.listening else { return };
@@ -200,8 +206,19 @@ impl Relay {
     /// has to wait for what the client has notified itself.
     pub(super) fn holds_ready(&mut self, status: TxStatus) -> bool {
         let is_ours = self.lease.as_ref().is_none_or(|lease| lease.owed.swallowing());
+        if is_ours {
+            return false;
+        }
+        let holds = self.holds_answer(status);
+        if !holds && let Some(listening) = &mut self.listening {
+            listening.answered += 1;
+        }
+        holds
+    }
+
+    fn holds_answer(&mut self, status: TxStatus) -> bool {
         let Some(listening) = &self.listening else { return false };
-        if is_ours || status != TxStatus::Idle {
+        if status != TxStatus::Idle {
             return false;
         }
         if listening.own.is_empty() && self.footprint.intersects(CHANGES_CHANNELS) {
@@ -238,11 +255,12 @@ impl Relay {
     pub(super) fn tell_notifications(&mut self) {
         let mut count = 0;
         while self.to_client.spilled() < CHUNK
+            && !self.is_overtaken()
             && let Some(listening) = &mut self.listening
             && let Some(notification) = listening.subscription.take()
         {
-            let is_it = |own: &Own| matches!(own, Own::Expected(expected) if *expected == *notification);
-            let at = listening.own.iter().position(is_it);
+            listening.shown_by = None;
+            let at = listening.own.iter().position(|own| own.is_expected(&notification));
             if let Some(at) = at {
                 listening.own.remove(at);
             }
@@ -258,6 +276,21 @@ impl Relay {
         if count > 0 {
             self.shard.counters().notifications.add(count);
         }
+    }
+
+    /// Whether the listener was faster with what comes next than the client's server: a statement of the client's further
+    /// behind may have notified that itself, and it is told with the answer to that. If another client did, when it had this
+    /// server, the server does not show it with what the client has sent so far.
+    fn is_overtaken(&mut self) -> bool {
+        let (Some(listening), Some(lease)) = (&mut self.listening, &self.lease) else { return false };
+        let Some(next) = listening.subscription.peek().filter(|next| next.pid == lease.key.pid) else {
+            return false;
+        };
+        if listening.own.iter().any(|own| own.is_expected(&next)) {
+            return false;
+        }
+        let last = listening.answered + lease.owed.boundaries() as u64;
+        listening.answered + 1 < *listening.shown_by.get_or_insert(last)
     }
 
     fn tell(&mut self, notification: &Notification, pid: i32) {
@@ -436,6 +469,12 @@ impl Relay {
     /// Whether the client's server listens to something that nobody else does.
     pub(super) fn listens_here(&self) -> bool {
         self.listening.as_ref().is_some_and(|listening| !matches!(listening.handover, Handover::None))
+    }
+}
+
+impl Own {
+    fn is_expected(&self, notification: &Notification) -> bool {
+        matches!(self, Own::Expected(expected) if expected == notification)
     }
 }
 

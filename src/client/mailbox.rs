@@ -212,6 +212,11 @@ impl Subscription {
         self.mailbox.inner.borrow().waiting.is_empty()
     }
 
+    /// The next notification, which stays.
+    pub(super) fn peek(&self) -> Option<Arc<Notification>> {
+        self.mailbox.inner.borrow().waiting.front().cloned()
+    }
+
     /// The next notification.
     pub(super) fn take(&self) -> Option<Arc<Notification>> {
         let mut inner = self.mailbox.inner.borrow_mut();

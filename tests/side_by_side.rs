@@ -96,7 +96,7 @@ fn error(messages: &[Message]) -> Option<String> {
 fn is_old() -> bool {
     let version = Program::Pgbouncer.version();
     let minor = version.split('.').nth(1).and_then(|minor| minor.parse::<u32>().ok());
-    minor.unwrap_or_else(|| panic!("{version}")) < 22
+    minor.unwrap_or_else(|| panic!("{version}")) < 24
 }
 
 /// The primary message of the error that comes next, whether or not the session ends by it.
@@ -127,8 +127,13 @@ const SHOWN_OTHERWISE: [(&str, &str); 10] = [
 ];
 
 /// Settings that had another default in old versions.
-const DEFAULT_THEN_OTHERWISE: [&str; 4] =
-    ["client_tls_ciphers", "server_check_query", "server_tls_ciphers", "server_tls_sslmode"];
+const DEFAULT_THEN_OTHERWISE: [&str; 5] = [
+    "client_tls_ciphers",
+    "max_prepared_statements",
+    "server_check_query",
+    "server_tls_ciphers",
+    "server_tls_sslmode",
+];
 
 #[test]
 fn every_column_of_pgbouncer_is_there_in_its_order_and_with_its_type() {

@@ -147,6 +147,53 @@ fn parameter_types_tell_statements_apart() {
     faithful(&script);
 }
 
+/// Case 28: where the setting is not known to anybody yet when the statement is parsed.
+#[test]
+fn a_statement_is_read_as_what_was_set_in_front_of_it_in_its_batch() {
+    let _guard = no_schema_is_created();
+    let sql = "SELECT '01/02/2024'::date - '2024-01-01'::date";
+    let set = |style: &str| all(&[parse("", &format!("SET DateStyle = 'ISO, {style}'")), run("")]);
+    let thrice = |mut script: Script, names: &[&str]| {
+        for _ in 0..3 {
+            let runs: Vec<Vec<u8>> = names.iter().map(|name| run(name)).collect();
+            script = script.pipeline(&[all(&runs), sync()]).ready();
+        }
+        script
+    };
+    let batch = [set("DMY"), parse("d", sql), run("d"), set("MDY"), parse("m", sql), run("m"), sync()];
+    faithful(&thrice(Script::new("one batch").pipeline(&batch).ready(), &["d", "m"]));
+    // More than one of them, and one that is not prepared for a failure in front of it.
+    let batch = [set("DMY"), parse("d", sql), parse("e", sql), describe_statement("e"), sync()];
+    let script = Script::new("several").pipeline(&batch).ready();
+    let failing = [set("MDY"), parse("", "SELECT 1/0"), run(""), parse("m", sql), run("m"), sync()];
+    let script = script.errors(&["22012"]).pipeline(&failing).ready();
+    faithful(&thrice(script.pipeline(&[parse("m", sql), sync()]).ready(), &["d", "e", "m"]));
+    // A pipeline that goes on behind it.
+    let batch = [set("DMY"), parse("d", sql), sync(), set("MDY"), parse("m", sql), sync(), run("d"), sync()];
+    let script = Script::new("a pipeline").pipeline(&batch).ready().ready().ready();
+    faithful(&thrice(script, &["m", "d"]));
+}
+
+/// Case 28: settings that no server reports, and that are gone when the transaction ends.
+#[test]
+fn a_statement_is_read_as_what_was_set_for_its_transaction() {
+    let _guard = no_schema_is_created();
+    let sql = "SELECT count(*) FROM (VALUES (NULL::int), (1)) AS v (x) WHERE x = NULL";
+    for (name, set) in [
+        ("local", "SET LOCAL transform_null_equals = on"),
+        ("session", "SET transform_null_equals = on"),
+        ("function", "SELECT set_config('transform_null_equals', 'on', true)"),
+        ("code", "DO $$ BEGIN EXECUTE 'SET LOCAL transform_null_equals = on'; END $$"),
+    ] {
+        let mut script = Script::new(name).query("BEGIN").query(set);
+        script = script.pipeline(&[parse("s", sql), describe_statement("s"), sync()]).ready().query("COMMIT");
+        for _ in 0..3 {
+            script = script.pipeline(&[run("s"), sync()]).ready();
+        }
+        faithful(&script.pipeline(&[parse("t", sql), run("t"), sync()]).ready());
+    }
+}
+
 /// Case 28: a statement that goes to another server after a SET is still the one that was parsed before it.
 #[test]
 fn a_later_datestyle_does_not_change_dates_that_were_read_before() {

@@ -126,6 +126,8 @@ impl Relay {
                     if header.tag == b'D' {
                         if lease.owed.is_survey() {
                             self.note_finding(header);
+                        } else if lease.owed.tells_reading() {
+                            self.note_in_force(header);
                         } else {
                             self.note_name(header);
                         }

@@ -502,6 +502,7 @@ pub(super) fn session(
         certainty: Certainty::None,
         undone_names: Vec::new(),
         sql_names: SqlNames::default(),
+        in_force: None,
         spoiled: false,
         discarding: false,
         asked_for_replies: false,

@@ -40,7 +40,13 @@ impl Relay {
             }
             return self.stream_parse(header);
         }
-        let (reading, scope) = (self.how_texts_are_read(), self.reading());
+        let reading = self.how_texts_are_read();
+        let is_named = self.input().get(HEADER).is_some_and(|byte| *byte != 0);
+        let scope = match is_named && reading != Reading::Soon {
+            true => self.reading_in_force(reading),
+            false => Some(self.reading()),
+        };
+        let Some(scope) = scope else { return Ok(Step::NeedReplies) };
         let message = &self.from_client.bytes()[self.to_server.cursor()..][..header.total()];
         let Some((name, rest)) = frontend::read_parse(&message[HEADER..]) else {
             // Malformed: the server says so.
@@ -53,7 +59,7 @@ impl Relay {
             return Ok(Step::NeedReplies);
         }
         // What no server reports can decide how a text is read, too.
-        let is_own = self.footprint.intersects(Footprint::UNREPORTED) || reading == Reading::Unknown;
+        let is_own = self.in_force.is_some() || self.may_have_unreported() || reading == Reading::Unknown;
         let statement = match is_own {
             true => Statement::unshared(rest, scope),
             false => self.shard.interner.borrow_mut().intern(rest, &scope),
@@ -76,7 +82,11 @@ impl Relay {
             self.pass(header);
             return Ok(Step::Done);
         }
-        self.parse_named(header, name, named)
+        let step = self.parse_named(header, name, named)?;
+        if step == Step::Done {
+            self.in_force = None;
+        }
+        Ok(step)
     }
 
     fn parse_named(&mut self, header: Header, name: Box<[u8]>, named: Named) -> Result<Step, End> {

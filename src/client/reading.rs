@@ -3,8 +3,11 @@
 //! Owns no settings and sends none: what is in force the server tells, and what a text sets is judged in `judging`.
 
 use crate::client::relay::Relay;
-use crate::protocol::TxStatus;
+use crate::client::sql_names::unhex;
+use crate::protocol::frame::HEADER;
+use crate::protocol::{Header, TxStatus, backend, frontend};
 use crate::server::owed::Owed;
+use crate::session::settings::{decides_reading, followed, is_role};
 use crate::session::{Footprint, Reported, Settings, Statement};
 use std::sync::Arc;
 
@@ -41,6 +44,15 @@ pub(super) enum Reading {
     /// Something in the same batch may have set them.
     Unknown,
 }
+
+/// Asks which settings decide how a text is read: those that the session has set, and those that are reported.
+const IN_FORCE: &str = "SELECT pg_catalog.lower(name), \
+    pg_catalog.encode(pg_catalog.convert_to(setting, 'UTF8'), 'hex'), source OPERATOR(pg_catalog.=) 'session' \
+    FROM pg_catalog.pg_settings";
+
+/// What the server says of how it reads a text at this point of the client's batch.
+#[derive(Debug)]
+pub(super) struct InForce(Settings);
 
 impl Relay {
     /// Takes note of the client's encoding, and of what a backslash is to it, if all is answered that it has sent.
@@ -111,6 +123,61 @@ impl Relay {
         let (settings, told) = (self.settings.clone(), self.told.clone());
         self.reading = Some(Box::new(KnownReading { settings, told, reading: reading.clone() }));
         reading
+    }
+
+    /// How the named statement that comes next is read, for good: on other servers too. `None` while the server is asked,
+    /// because something in the transaction may have set what it does not report, or has not yet.
+    pub(super) fn reading_in_force(&mut self, reading: Reading) -> Option<Arc<Settings>> {
+        let Some(lease) = &self.lease else { return Some(self.reading()) };
+        let cannot_tell =
+            lease.status == TxStatus::Failed || lease.owed.is_skipping() || lease.owed.copying_in();
+        let is_answered = lease.owed.is_empty();
+        match &self.in_force {
+            Some(told) if is_answered => Some(self.shard.share_reading(told.0.clone())),
+            Some(_) => None,
+            None if cannot_tell || reading != Reading::Unknown && !self.may_have_unreported() => {
+                Some(self.reading())
+            }
+            None => {
+                self.ask_reading();
+                None
+            }
+        }
+    }
+
+    /// Whether a setting may be in force that no server reports.
+    pub(super) fn may_have_unreported(&self) -> bool {
+        self.footprint.intersects(Footprint::UNREPORTED)
+    }
+
+    fn ask_reading(&mut self) {
+        // Roles do not show among the settings.
+        let mut roles = Settings::default();
+        for (name, value) in self.settings.iter().filter(|(name, _)| is_role(name)) {
+            roles.set(name, value);
+        }
+        self.in_force = Some(Box::new(InForce(roles)));
+        self.run_once(IN_FORCE.as_bytes(), Owed::InForce);
+        self.to_server.insert(&mut self.from_client).extend_from_slice(&frontend::FLUSH);
+    }
+
+    /// Takes in one setting of the answer, complete.
+    pub(super) fn note_in_force(&mut self, header: Header) {
+        let cursor = self.to_client.cursor();
+        let body = &self.from_server.bytes()[cursor + HEADER..cursor + header.total()];
+        let row = backend::read_data_row(body);
+        let (Some(in_force), Some([name, value, is_set])) = (&mut self.in_force, row.as_deref()) else {
+            return;
+        };
+        let (Ok(name), Some(Ok(value))) =
+            (std::str::from_utf8(name), unhex(value).map(|value| String::from_utf8(value.into())))
+        else {
+            return;
+        };
+        let is_reported = || followed(name).is_some_and(|name| self.told.get(name.as_bytes()).is_some());
+        if decides_reading(name) && (*is_set == b"t" || is_reported()) {
+            in_force.0.set(name, &value);
+        }
     }
 
     /// Has the server read a statement as it was read when its client prepared it, whatever the client has set since.

@@ -11,7 +11,7 @@ use crate::client::cell::{Activity, ClientCell};
 use crate::client::context::Context as WorkerContext;
 use crate::client::listening::Listening;
 use crate::client::outgoing::Outgoing;
-use crate::client::reading::{Certainty, KnownReading};
+use crate::client::reading::{Certainty, InForce, KnownReading};
 use crate::client::sql_names::SqlNames;
 use crate::client::survey::{Confirming, Survey};
 use crate::config::{Config, PoolMode, Reset};
@@ -160,6 +160,8 @@ pub(super) struct Relay {
     pub(super) undone_names: Vec<(u64, Box<[u8]>)>,
     /// The client's names under which the server has, or had, statements of SQL's.
     pub(super) sql_names: SqlNames,
+    /// How a text is read now, where the server had to be asked: for the Parse that comes next.
+    pub(super) in_force: Option<Box<InForce>>,
     /// The server is not to be used again, whatever state it seems to be in.
     pub(super) spoiled: bool,
     /// The client discarded all: reports until ReadyForQuery tell the pool's values, not its own.
@@ -406,6 +408,7 @@ impl Relay {
         self.server_dry = false;
         self.undone_names.clear();
         self.sql_names.clear();
+        self.in_force = None;
         self.resetting = None;
         self.bound_resets = None;
         self.left = Footprint::NOTHING;
@@ -537,6 +540,7 @@ impl Relay {
             self.undone_names = Vec::new();
         }
         self.sql_names.clear();
+        self.in_force = None;
         if self.spoiled {
             lease.retire("its client has done to it what nothing undoes");
         } else {

@@ -526,7 +526,7 @@ impl Told {
     }
 }
 
-fn unhex(digits: &[u8]) -> Option<Box<[u8]>> {
+pub(super) fn unhex(digits: &[u8]) -> Option<Box<[u8]>> {
     let (pairs, _) = digits.as_chunks::<2>();
     let byte = |pair: &[u8; 2]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
     pairs.iter().map(byte).collect()

@@ -28,6 +28,7 @@ const STATEMENT_LIMIT: usize = 1 << 20;
 pub(super) const UNDONE_NAMES: usize = 64;
 
 /// How it went with one message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
     /// It was dealt with.
     Done,
@@ -429,6 +430,7 @@ impl Relay {
             Owed::Own(_) => self.sql_names.fail(),
             Owed::Question(_) | Owed::Names if failed => self.sql_names.ask_failed(),
             Owed::Names => self.sql_names.ask_skipped(),
+            Owed::InForce => self.in_force = None,
             Owed::Prepare(0) => self.unnamed_here = false,
             Owed::Prepare(id) => {
                 lease.prepared.pop(&id);

@@ -289,6 +289,7 @@ impl OwedQueue {
                         | Owed::Own(_)
                         | Owed::Question(_)
                         | Owed::Names
+                        | Owed::InForce
                         | Owed::OwnSync
                 )
         };
@@ -333,7 +334,7 @@ impl OwedQueue {
     pub fn wants_whole(&self, tag: u8) -> bool {
         match self.queue.front() {
             Some(Owed::Shape(_)) => matches!(tag, b'T' | b'n'),
-            Some(Owed::Names | Owed::Survey) => tag == b'D',
+            Some(Owed::Names | Owed::InForce | Owed::Survey) => tag == b'D',
             _ => false,
         }
     }
@@ -343,6 +344,13 @@ impl OwedQueue {
     #[must_use]
     pub fn is_listing(&self) -> bool {
         matches!(self.queue.front(), Some(Owed::Names))
+    }
+
+    /// Whether what comes now tells how a text is read.
+    #[inline]
+    #[must_use]
+    pub fn tells_reading(&self) -> bool {
+        matches!(self.queue.front(), Some(Owed::InForce))
     }
 
     /// Whether what comes now answers a survey.
@@ -435,8 +443,8 @@ impl OwedQueue {
             (Owed::DescribeParameters, b'T' | b'n') => (true, true),
             (Owed::Own(expected) | Owed::Question(expected), tag) if *expected == tag => (true, true),
             (Owed::Own(b'C'), b'D') => (true, false),
-            (Owed::Names, b'D') => (true, false),
-            (Owed::Names, b'C') => (true, true),
+            (Owed::Names | Owed::InForce, b'D') => (true, false),
+            (Owed::Names | Owed::InForce, b'C') => (true, true),
             (Owed::DescribeStatement | Owed::Shape(_), b't') | (Owed::FunctionCall, b'V') => (true, false),
             (Owed::DescribeStatement | Owed::DescribePortal, b'T' | b'n') => (true, true),
             _ => (false, false),

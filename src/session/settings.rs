@@ -41,6 +41,12 @@ const READING: [&str; 16] = [
     "xmloption",
 ];
 
+/// Whether a setting, given in lower case, is one that decides how a text is read. Roles are.
+#[must_use]
+pub fn decides_reading(name: &str) -> bool {
+    READING.contains(&name)
+}
+
 /// Settings whose values a server can refuse though another has taken them: it depends on the catalog, on rights, or on what
 /// the session has done before.
 const REFUSABLE: [&str; 6] = [
@@ -69,6 +75,12 @@ const IDLE_TIMEOUT: &str = "idle_session_timeout";
 pub const ROLE: &str = "role";
 /// What `SET SESSION AUTHORIZATION` sets, as a name in [`Settings`].
 pub const SESSION_AUTHORIZATION: &str = "session_authorization";
+
+/// Whether it is one of those two, given in lower case.
+#[must_use]
+pub fn is_role(name: &str) -> bool {
+    matches!(name, ROLE | SESSION_AUTHORIZATION)
+}
 
 /// The name under which a followed parameter is reported, for any spelling of it.
 #[must_use]
@@ -178,7 +190,6 @@ impl Settings {
     #[must_use]
     pub fn difference(&self, wanted: &Settings) -> String {
         let mut sql = String::new();
-        let is_role = |name: &str| matches!(name, ROLE | SESSION_AUTHORIZATION);
         let roles = |settings: &'_ Settings| {
             [SESSION_AUTHORIZATION, ROLE].map(|name| settings.get(name).map(|value| (name, value.to_owned())))
         };
@@ -222,7 +233,7 @@ impl Settings {
     /// the transaction ends or the opposite steps are taken. Both are what [`reading`](Settings::reading) gave; roles stay.
     #[must_use]
     pub fn reading_steps(&self, wanted: &Settings) -> Vec<String> {
-        let matters = |name: &str| !matches!(name, ROLE | SESSION_AUTHORIZATION);
+        let matters = |name: &str| !is_role(name);
         let dropped = self.entries.iter().filter(|(name, _)| matters(name) && wanted.get(name).is_none());
         let resets = dropped.map(|(name, _)| format!("SET LOCAL {} TO DEFAULT", quote_setting(name)));
         let changed = self.changes(wanted).filter(|(name, _)| matters(name));

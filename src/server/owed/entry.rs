@@ -46,6 +46,8 @@ pub enum Owed {
     Question(u8),
     /// An Execute of pgvalet's own that lists the statements which have names of the client's: DataRow, CommandComplete.
     Names,
+    /// An Execute of pgvalet's own that tells which settings decide how a text is read now: DataRow, CommandComplete.
+    InForce,
     /// A Sync of pgvalet's own, where no batch of the client's is open.
     OwnSync,
     /// A Close of pgvalet's own for the statement of this id.

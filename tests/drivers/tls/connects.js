@@ -2,6 +2,9 @@
 const readline = require('node:readline')
 const { Client } = require('pg')
 
+// Before version 20 Node tries only the first address that a name has, and the tests' pgvalet listens on 127.0.0.1.
+require('node:dns').setDefaultResultOrder('ipv4first')
+
 async function connect(connectionString) {
   const client = new Client({ connectionString, connectionTimeoutMillis: 20000 })
   // What is lost after an error was told already.

@@ -628,3 +628,54 @@ fn a_client_that_keeps_its_server_for_something_else_hears_each_notification_onc
     client.set_deadline(Duration::from_millis(200));
     assert!(client.try_recv().is_err(), "nothing is left");
 }
+
+/// On a server that takes no LISTEN the client is told so, and goes on.
+#[test]
+fn a_standby_refuses_to_listen_in_its_own_words() {
+    let cluster = Cluster::start();
+    cluster.stop(StopMode::Fast);
+    std::fs::write(cluster.data_dir().join("standby.signal"), "").expect("the directory is ours");
+    cluster.start_again();
+    let valet = trusting(&cluster, 1).start();
+    let (mut client, mut direct) = (valet.client(Role::Trust), cluster.client(Role::Trust));
+    for sql in ["LISTEN news_20", "NOTIFY news_20", "UNLISTEN *", "SELECT 1"] {
+        assert_eq!(client.query(sql), direct.query(sql), "{sql}");
+    }
+    wait_free(&valet);
+}
+
+/// Where the hosts of a database are different servers, who listens on one that the listener does not hear keeps it.
+#[test]
+fn who_listens_on_another_host_than_the_listener_keeps_its_server() {
+    let (first, second) = (Cluster::start(), Cluster::start());
+    // The same port on both, as a list of hosts has it.
+    let name = format!(".s.PGSQL.{}", first.port());
+    let own = format!(".s.PGSQL.{}", second.port());
+    std::os::unix::fs::symlink(own, second.socket_dir().join(name)).expect("the directory is ours");
+    let hosts = format!("{}, {}", first.socket_dir().display(), second.socket_dir().display());
+    let valet = Pgvalet::builder()
+        .database_on(DATABASE, &hosts, first.port(), &["load_balance_hosts = \"round-robin\""])
+        .all_roles()
+        .setting("auth_type = \"trust\"")
+        .setting("admin_users = [\"postgres\"]")
+        .setting("default_pool_size = 2")
+        .start();
+    let mut clients = [valet.client(Role::Trust), valet.client(Role::Trust)];
+    let ports = clients.each_mut().map(|client| {
+        runs(client, "BEGIN");
+        runs(client, "LISTEN news_21");
+        client.value("SHOW port").parse::<u16>().expect("a number")
+    });
+    assert_ne!(ports[0], ports[1], "each is on a server of its own");
+    clients.iter_mut().for_each(|client| drop(runs(client, "COMMIT")));
+    valet.wait_log(&["listening could not be moved to the shared listener"]);
+    let mut console = Console::open(&valet);
+    console.wait_pool("sv_active", 1);
+    for round in ["once", "again"] {
+        for (client, port) in clients.iter_mut().zip(ports) {
+            let cluster = if port == first.port() { &first } else { &second };
+            runs(&mut cluster.client(Role::Trust), &format!("NOTIFY news_21, '{round} on {port}'"));
+            assert_eq!(next(client).2, format!("{round} on {port}"));
+        }
+    }
+}

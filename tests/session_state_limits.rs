@@ -6,7 +6,7 @@ mod support;
 mod watch;
 
 use support::backend::first_error;
-use support::cluster::{Cluster, Role};
+use support::cluster::{Cluster, DATABASE, PASSWORD, Role};
 use support::eventually;
 use support::frontend;
 use support::wire::{Client, Login};
@@ -153,6 +153,29 @@ fn a_role_that_was_dropped_is_its_clients_error_and_nothing_runs_as_somebody_els
     assert_eq!(one.value("SELECT current_user"), "dropped");
     assert_eq!(other.value("SELECT current_user"), "postgres");
     assert_eq!(valet.count_log(&["its reset failed"]), 0);
+}
+
+/// Settings that only a superuser may set, of one who is none any more. PostgreSQL itself would let it keep them.
+#[test]
+fn nothing_runs_without_a_setting_that_its_client_may_not_set_any_more() {
+    let cluster = Cluster::start();
+    cluster.sql(
+        "CREATE ROLE fallen SUPERUSER LOGIN; CREATE TABLE trace (what text); GRANT ALL ON trace TO PUBLIC",
+    );
+    let valet = watch::trusting(&cluster, 1).user("fallen", PASSWORD, &[]).start();
+    let login = Login::new("fallen", DATABASE);
+    let (mut one, mut other) = (valet.login(&login), valet.login(&login));
+    runs(&mut one, "SET log_min_duration_statement = '77s'");
+    runs(&mut one, "INSERT INTO trace SELECT current_setting('log_min_duration_statement')");
+    assert_eq!(other.value("SHOW log_min_duration_statement"), "-1");
+    cluster.sql("ALTER ROLE fallen NOSUPERUSER");
+    for _ in 0..2 {
+        assert_eq!(fails(&mut one, "INSERT INTO trace VALUES ('without')"), "42501");
+        assert_eq!(other.value("SELECT count(*) FROM trace"), "1");
+    }
+    runs(&mut one, "RESET ALL");
+    runs(&mut one, "INSERT INTO trace VALUES ('reset')");
+    assert_eq!(cluster.value("SELECT string_agg(what, ',') FROM trace"), "77s,reset");
 }
 
 #[test]

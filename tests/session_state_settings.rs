@@ -5,14 +5,18 @@ mod support;
 
 #[path = "support/faithful.rs"]
 mod faithful;
+#[path = "support/watch.rs"]
+mod watch;
 
 use faithful::{faithful, faithful_as};
+use support::backend::first_error;
 use support::cluster::{Cluster, DATABASE, Role};
 use support::differential::{How, Script};
 use support::frontend::{
     bind, bind_formats, close_statement, describe_portal, execute, flush, parse, query, sync,
 };
-use support::wire::Login;
+use support::wire::{Client, Login};
+use watch::Console;
 
 /// Each statement by itself, so that a server could change hands behind each.
 fn told(name: &str, statements: &[&str]) -> Script {
@@ -611,4 +615,33 @@ fn roles_and_authorizations_follow_in_every_protocol() {
     .query("DO $$ BEGIN SET ROLE who_boss; END $$")
     .query(who);
     faithful_as(&script, Role::Postgres.login(), &[], &HOWS);
+}
+
+/// Nothing has to be sent to a server on which another client with the same settings was before.
+#[test]
+fn equal_settings_of_many_clients_cost_nothing() {
+    let valet = watch::trusting(Cluster::shared(), 1).start();
+    let mut console = Console::open(&valet);
+    let mut clients: Vec<Client> = (0..5).map(|_| valet.client(Role::Trust)).collect();
+    for client in &mut clients {
+        for sql in ["SET work_mem = '9MB'", "SET search_path = pg_catalog, public", "SET app.tenant = 'one'"]
+        {
+            assert_eq!(first_error(&client.query(sql)), None, "{sql}");
+        }
+    }
+    // What the last SET left was reset.
+    clients[0].query("SELECT 1");
+    let before = console.stat("setting_syncs");
+    for _ in 0..10 {
+        for client in &mut clients {
+            assert_eq!(
+                client.value("SELECT current_setting('work_mem') || current_setting('app.tenant')"),
+                "9MBone"
+            );
+        }
+    }
+    assert_eq!(console.stat("setting_syncs"), before);
+    assert_eq!(clients[0].value("SET work_mem = '8MB'; SHOW work_mem"), "8MB");
+    assert_eq!(clients[1].value("SHOW work_mem"), "9MB");
+    assert!(console.stat("setting_syncs") > before, "what differs is sent");
 }

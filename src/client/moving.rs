@@ -92,6 +92,7 @@ impl Relay {
             connected_at: Some(origin.connected_at),
             startup: pairs(&self.startup),
             settings: (self.settings != self.startup).then(|| pairs(&self.settings)),
+            takes_rights: self.settings.takes_rights(),
             startup_reported: reports(&self.startup_reported),
             told: (self.told != self.startup_reported).then(|| reports(&self.told)),
             statements: unnamed.into_iter().chain(self.statements.iter()).map(statement).collect(),
@@ -184,7 +185,11 @@ fn restore(
     let input = buffer(&state.input);
     let mut relay = session(context, cell, stream, shard, None, input, startup, startup_reported);
     if let Some(own) = &state.settings {
-        relay.settings = Arc::new(settings(own));
+        let mut own = settings(own);
+        if state.takes_rights {
+            own.note_rights();
+        }
+        relay.settings = Arc::new(own);
     }
     // What servers say may have changed since the client was told.
     let told = reported(state.told.as_ref().unwrap_or(&state.startup_reported));

@@ -249,7 +249,11 @@ impl Relay {
                 followed(name).is_none() && (is_refusable(name) || !self.shard.was_taken(name, value))
             });
             let has_role = |settings: &Settings| settings.has_role();
-            if may_fail || has_role(&self.settings) || has_role(&lease.in_force) {
+            if may_fail
+                || self.settings.takes_rights()
+                || has_role(&self.settings)
+                || has_role(&lease.in_force)
+            {
                 self.confirming = Some(Box::default());
                 self.is_unused = true;
             }

@@ -164,6 +164,9 @@ pub struct ClientState {
     pub startup: Pairs,
     /// Its settings, if they are others by now.
     pub settings: Option<Pairs>,
+    /// One of them takes rights that may be taken away. Missing in what older versions send.
+    #[serde(default)]
+    pub takes_rights: bool,
     /// What servers report under the settings that it logged in with.
     pub startup_reported: Reports,
     /// What it has been told, if that is something else.

@@ -94,6 +94,8 @@ pub struct Settings {
     entries: Vec<(Box<str>, Box<str>)>,
     /// `idle_session_timeout` is among them: it is looked for at the end of every transaction.
     ends_idle: bool,
+    /// One of them takes rights that may be taken away.
+    takes_rights: bool,
 }
 
 impl Settings {
@@ -112,6 +114,17 @@ impl Settings {
             Ok(at) => self.entries[at].1 = value.into(),
             Err(at) => self.entries.insert(at, (name.into(), value.into())),
         }
+    }
+
+    /// Notes that one of them takes rights that may be taken away.
+    pub fn note_rights(&mut self) {
+        self.takes_rights = true;
+    }
+
+    /// Whether a server may refuse one of them although it was in force on others.
+    #[must_use]
+    pub fn takes_rights(&self) -> bool {
+        self.takes_rights
     }
 
     /// Names, in lower case, and values.

@@ -24,7 +24,8 @@ const PREPARE: &str = "SELECT pg_catalog.set_config('pgvalet.statement_timeout',
     pg_catalog.set_config('statement_timeout', '0', true);";
 /// The answer comes in UTF-8; what the client's encoding is every server reports.
 const UTF8: &str = "SELECT pg_catalog.set_config('client_encoding', 'UTF8', true);";
-const SETTINGS: &str = "SELECT 's', name, setting FROM pg_catalog.pg_settings \
+const SETTINGS: &str = "SELECT CASE WHEN context OPERATOR(pg_catalog.~~) 'superuser%' THEN 'S' ELSE 's' END, name, setting \
+    FROM pg_catalog.pg_settings \
     WHERE pg_catalog.octet_length(setting) OPERATOR(pg_catalog.<=) 16384 AND source OPERATOR(pg_catalog.=) 'session' AND context OPERATOR(pg_catalog.<>) 'internal' \
     AND NOT name OPERATOR(pg_catalog.=) ANY ('{client_encoding,statement_timeout,transaction_isolation,\
     transaction_read_only,transaction_deferrable}'::pg_catalog.text[]);\
@@ -144,6 +145,10 @@ impl Findings {
         };
         match *kind {
             b"s" => self.settings.set(name, value),
+            b"S" => {
+                self.settings.set(name, value);
+                self.settings.note_rights();
+            }
             // Empty is also what is left of one that was reset.
             b"c" if value.is_empty() => self.unsure.set(name, value),
             b"c" => self.settings.set(name, value),

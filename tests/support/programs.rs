@@ -64,6 +64,18 @@ pub fn program(name: &str, endpoint: &Endpoint, login: &Login, arguments: &[&str
     run(command)
 }
 
+/// pgbench's own `simple-update`, which `-N` plays.
+pub const SIMPLE_UPDATE: &str = "\\set aid random(1, 100000 * :scale)
+\\set bid random(1, 1 * :scale)
+\\set tid random(1, 10 * :scale)
+\\set delta random(-5000, 5000)
+BEGIN;
+UPDATE pgbench_accounts SET abalance = abalance + :delta WHERE aid = :aid;
+SELECT abalance FROM pgbench_accounts WHERE aid = :aid;
+INSERT INTO pgbench_history (tid, bid, aid, delta, mtime) VALUES (:tid, :bid, :aid, :delta, CURRENT_TIMESTAMP);
+END;
+";
+
 /// pgbench's own `tpcb-like`.
 pub const TPC_B: &str = "\\set aid random(1, 100000 * :scale)
 \\set bid random(1, 1 * :scale)

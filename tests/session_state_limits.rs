@@ -10,6 +10,7 @@ use support::cluster::{Cluster, DATABASE, PASSWORD, Role};
 use support::eventually;
 use support::frontend;
 use support::wire::{Client, Login};
+use watch::Console;
 
 /// What ends the session: the SQLSTATE of the last error, after the reply of the statement that came before.
 #[track_caller]
@@ -101,6 +102,28 @@ fn sequences_keep_no_server_if_so_configured() {
     runs(&mut valet.client(Role::Trust), "SELECT 1");
     assert_eq!(fails(&mut client, "SELECT currval('unpinned')"), "55000");
     runs(&mut client, "BEGIN; SELECT nextval('unpinned'); SELECT currval('unpinned'); COMMIT");
+}
+
+/// Whoever looks for the reason why clients wait finds it in the log, once for each time.
+#[test]
+fn a_pool_whose_servers_are_all_kept_says_so() {
+    let valet = watch::trusting(Cluster::shared(), 2).start();
+    let said = "every server of the pool is kept by one client";
+    let mut keepers = [valet.client(Role::Trust), valet.client(Role::Trust)];
+    let mut console = Console::open(&valet);
+    for round in 1..=2 {
+        for (kept, keeper) in keepers.iter_mut().enumerate() {
+            assert_eq!(valet.count_log(&[said]), round - 1, "while one is free");
+            runs(keeper, "CREATE TEMP TABLE kept (n int)");
+            console.wait_pool("cl_pinned", kept as u64 + 1);
+        }
+        valet.wait_log(&[said, "pinned=2"]);
+        assert_eq!(valet.count_log(&[said]), round);
+        for keeper in &mut keepers {
+            runs(keeper, "DROP TABLE kept");
+        }
+        console.wait_pool("cl_pinned", 0);
+    }
 }
 
 #[test]

@@ -25,6 +25,8 @@ import time
 
 FLOOR = "relay"
 PATIENCE = 180  # seconds until something that does not end counts as stuck
+CROWD = 2000  # clients beyond which what needs a backend for each is not measured
+COPY_MB = 200  # of a COPY
 PROGRESS = re.compile(r"progress: ([\d.]+) s, ([\d.]+) tps")
 PROCESSED = re.compile(r"number of transactions actually processed: (\d+)")
 FAILED = re.compile(r"number of failed transactions: ([1-9]\d*)")
@@ -40,6 +42,9 @@ KINDS = {
     "pipeline": (["-f", "{scripts}/pipeline.sql", "-M", "prepared"], "pipeline of 10 `SELECT`s, prepared"),
     "bulk": (["-f", "{scripts}/bulk.sql", "-M", "simple"], "result of 4 MB"),
     "connect": (["-S", "-C", "-M", "simple"], "connect, SCRAM login, one `SELECT`"),
+    # By psql, which pgbench cannot do: a transaction is a megabyte of the client's data.
+    "copyout": (f"COPY (SELECT repeat('x', 199) FROM generate_series(1, {COPY_MB * 5000})) TO STDOUT", "`COPY ... TO STDOUT`, by the MB"),
+    "copyin": ("COPY sink FROM STDIN", "`COPY ... FROM STDIN`, by the MB"),
 }
 LOOK_UP = "SELECT abalance FROM pgbench_accounts WHERE aid = :aid;\n"
 SCRIPTS = {
@@ -48,9 +53,11 @@ SCRIPTS = {
     "idle.sql": "SELECT 1;\n\\sleep 2000 s\n",
 }
 
-System = collections.namedtuple("System", "name port pid")  # pid is None for PostgreSQL itself
+System = collections.namedtuple("System", "name port pid host")  # pid is None for PostgreSQL itself
 Cell = collections.namedtuple("Cell", "name kind clients")
-Sample = collections.namedtuple("Sample", "tps cpu p50 p99")  # transactions/s, us of CPU each (or None), ms, ms
+# Transactions/s, us of CPU each, ms, ms, and the transactions of the client that had the fewest as a part of the mean. Each may be None.
+Sample = collections.namedtuple("Sample", "tps cpu p50 p99 least")
+SKIPPED = Sample(None, None, None, None, None)
 
 
 class Failed(Exception):
@@ -70,6 +77,7 @@ def main():
         [args.facts.read_text() + f"- {args.rounds} rounds, {args.seconds} s a cell, {args.threads} pgbench thread(s)."],
         ratio_table("CPU per transaction, as a ratio to the relay's (less is better)", systems, cells, samples, "cpu"),
         ratio_table("Throughput, as a ratio to the relay's (more is better)", systems, cells, samples, "tps"),
+        fairness_table(systems, cells, samples),
         raw_table(systems, cells, samples),
         syscall_table(syscalls),
         memory_table(args.idle, memory),
@@ -88,7 +96,7 @@ def arguments():
     parser.add_argument("--pgbench", required=True)
     parser.add_argument("--database", required=True)
     parser.add_argument("--user", required=True)
-    parser.add_argument("--system", type=parse_system, action="append", required=True, help="NAME,PORT[,PID]")
+    parser.add_argument("--system", type=parse_system, action="append", required=True, help="NAME,PORT[,PID[,HOST]]")
     parser.add_argument("--cells", type=parse_cells, required=True)
     parser.add_argument("--syscalls", type=parse_cells, default=[])
     parser.add_argument("--seconds", type=int, required=True)
@@ -105,8 +113,8 @@ def arguments():
 
 
 def parse_system(text):
-    name, port, *pid = text.split(",")
-    return System(name, int(port), int(pid[0]) if pid else None)
+    name, port, pid, host, *_ = text.split(",") + ["", ""]
+    return System(name, int(port), int(pid) if pid else None, host or "127.0.0.1")
 
 
 def parse_cells(text):
@@ -130,8 +138,10 @@ def measure_cells(args, systems, cells):
             start = (number + index) % len(systems)
             for system in systems[start:] + systems[:start]:
                 note(f"round {number + 1}/{args.rounds}  {cell.name}  {system.name}")
+                measured = measure_copy if cell.kind.startswith("copy") else measure
                 try:
-                    sample = measure(args, system, cell)
+                    has_backends = system.pid is None or system.name == FLOOR
+                    sample = SKIPPED if has_backends and cell.clients > CROWD else measured(args, system, cell)
                 except Failed as error:
                     sample = None
                     failures.append(f"{system.name}, {cell.name}: {error}")
@@ -145,7 +155,7 @@ def measure(args, system, cell):
     """One run of pgbench: what lies between its first progress line and the last of the measured seconds."""
     with tempfile.TemporaryDirectory(dir=args.scripts) as logs:
         # Logging each of many short transactions would cost the machine more than the pooler does.
-        rate = "0.1" if cell.kind in ("simple", "extended", "prepared") and cell.clients > 1 else "1"
+        rate = "0.1" if cell.kind in ("simple", "extended", "prepared") and 1 < cell.clients < CROWD else "1"
         command = pgbench(args, system, cell, [
             "-T", "3600", "-P", "1", "--progress-timestamp",
             "-l", f"--log-prefix={logs}/log", f"--sampling-rate={rate}",
@@ -175,14 +185,35 @@ def measure(args, system, cell):
         complain(process, output, errors)
         if len(marks) < 2 or not transactions:
             raise Failed("pgbench reported no progress")
-        p50, p99 = latencies(logs, marks[0], marks[-1])
+        p50, p99, least = latencies(logs, marks[0], marks[-1], cell.clients if rate == "1" else 0)
         spent = None if system.pid is None else (elapsed(cpu[0], cpu[-1]) / 1000 / transactions)
-        return Sample(transactions / (marks[-1] - marks[0]), spent, p50, p99)
+        return Sample(transactions / (marks[-1] - marks[0]), spent, p50, p99, least)
+
+
+def measure_copy(args, system, cell):
+    """As many psql as there are clients, each with one COPY of COPY_MB."""
+    before, start = cpu_time(system), time.monotonic()
+    data = pathlib.Path(args.scripts, "copy.data")
+    if not data.exists():
+        data.write_bytes((b"x" * 199 + b"\n") * (COPY_MB * 5000))
+    runs = []
+    for _ in range(cell.clients):
+        with open(data if cell.kind == "copyin" else os.devnull, "rb") as source:
+            command = [os.path.join(os.path.dirname(args.pgbench), "psql"), "-XAtq", "-h", system.host, "-p", str(system.port), "-U", args.user,
+                       "-c", KINDS[cell.kind][0], args.database]
+            runs.append(subprocess.Popen(command, stdin=source, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True))
+    for run in runs:
+        _, said = run.communicate(timeout=PATIENCE)
+        if run.returncode:
+            raise Failed(f"psql: {said.strip()}")
+    megabytes, seconds = COPY_MB * cell.clients, time.monotonic() - start
+    spent = None if system.pid is None else elapsed(before, cpu_time(system)) / 1000 / megabytes
+    return Sample(megabytes / seconds, spent, None, None, None)
 
 
 def pgbench(args, system, cell, options):
     kind = [option.format(scripts=args.scripts) for option in KINDS[cell.kind][0]]
-    return [args.pgbench, "-h", "127.0.0.1", "-p", str(system.port), "-U", args.user, "-n", "-c", str(cell.clients),
+    return [args.pgbench, "-h", system.host, "-p", str(system.port), "-U", args.user, "-n", "-c", str(cell.clients),
             "-j", str(min(args.threads, cell.clients)), *kind, *options, args.database]
 
 
@@ -223,19 +254,21 @@ def elapsed(before, after):
     return sum(value - before.get(thread, 0) for thread, value in after.items())
 
 
-def latencies(logs, start, finish):
-    """p50 and p99 in ms of the transactions that ended in these seconds."""
-    values = []
+def latencies(logs, start, finish, clients):
+    """p50 and p99 in ms of the transactions that ended in these seconds, and the least share of one of `clients`, if given."""
+    values, counts = [], collections.Counter()
     for path in glob.glob(f"{logs}/log*"):
         with open(path, encoding="ascii") as log:
             for line in log:
                 fields = line.split()
                 if start <= int(fields[4]) + int(fields[5]) / 1e6 <= finish:
                     values.append(int(fields[2]) / 1000)
+                    counts[path, fields[0]] += 1
     values.sort()
     if not values:
         raise Failed("no latencies were logged")
-    return values[len(values) // 2], values[min(len(values) - 1, len(values) * 99 // 100)]
+    least = (min(counts.values()) if len(counts) == clients else 0) * clients / len(values) if clients else None
+    return values[len(values) // 2], values[min(len(values) - 1, len(values) * 99 // 100)], least
 
 
 # --- system calls --------------------------------------------------------------------------------------------------
@@ -246,7 +279,7 @@ def measure_syscalls(args, systems, cells):
     result = {}
     for cell in cells:
         for system in systems:
-            if system.pid is None:
+            if system.pid is None or cell.clients > CROWD and system.name == FLOOR:
                 continue
             note(f"system calls  {cell.name}  {system.name}")
             try:
@@ -307,7 +340,7 @@ def idle_client_bytes(args, system):
     run_pgbench(args, system, Cell("", "simple", 20), 100)
     until_quiet(system, sockets(system))
     before, sockets_before = resident(system), sockets(system)
-    command = [args.pgbench, "-h", "127.0.0.1", "-p", str(system.port), "-U", args.user, "-n", "-c", str(args.idle),
+    command = [args.pgbench, "-h", system.host, "-p", str(system.port), "-U", args.user, "-n", "-c", str(args.idle),
                "-f", f"{args.scripts}/idle.sql", "-T", "2000", args.database]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
@@ -353,6 +386,8 @@ def ratio_table(title, systems, cells, samples, field):
     yield from ("", f"### {title}", "", row(["pgbench", "clients"] + [system.name for system in shown]),
                 row(["---"] + ["--:"] * (len(shown) + 1)))
     for cell in cells:
+        if cell.clients > CROWD:
+            continue
         values = []
         for system in shown:
             pairs = list(zip(samples[cell, system], samples[cell, floor]))
@@ -374,11 +409,28 @@ def raw_table(systems, cells, samples):
             if None in rounds:
                 yield row(head + ["FAILED"] + [""] * 4)
                 continue
+            if SKIPPED in rounds:
+                continue
             spread = [sample.tps if sample.cpu is None else sample.cpu for sample in rounds]
             middle = Sample(*(None if None in values else statistics.median(values) for values in zip(*rounds)))
             yield row(head + [f"{middle.tps:,.0f}", "" if middle.cpu is None else f"{middle.cpu:,.2f}",
-                              f"{middle.p50:.2f}", f"{middle.p99:.2f}",
+                              *("" if value is None else f"{value:.2f}" for value in (middle.p50, middle.p99)),
                               f"{(max(spread) - min(spread)) / statistics.median(spread):.0%}"])
+
+
+def fairness_table(systems, cells, samples):
+    crowds = [(cell, system) for cell in cells if cell.clients > CROWD for system in systems
+              if not {None, SKIPPED} & set(samples[cell, system])]
+    if not crowds:
+        return
+    yield from ("", "### Crowds", "", "The slowest client's share is its number of transactions as a part of the mean.", "",
+                row(["pgbench", "clients", "system", "transactions/s", "p99 / p50", "slowest client's share"]),
+                row(["---", "--:", "---", "--:", "--:", "--:"]))
+    for cell, system in crowds:
+        rounds = samples[cell, system]
+        tps, ratio, least = (statistics.median(values) for values in
+                             zip(*((sample.tps, sample.p99 / sample.p50, sample.least) for sample in rounds)))
+        yield row([KINDS[cell.kind][1], f"{cell.clients:,}", system.name, f"{tps:,.0f}", f"{ratio:.2f}", f"{least:.2f}"])
 
 
 def syscall_table(syscalls):

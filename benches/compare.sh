@@ -13,9 +13,12 @@ usage() {
 Usage: benches/compare.sh [OPTION ...]
   --pgvalet PATH[,PATH...]  builds of pgvalet to measure (default: target/release/pgvalet, built first)
   --set 'KEY = VALUE'       a general setting for pgvalet's configuration, TOML; may be repeated
+  --also 'NAME: KEY = VALUE'  the first build once more as pgvalet:NAME, with this setting; may be repeated
+  --unix                    the first build once more as pgvalet:unix, with Unix sockets on both sides
   --peers DIR               where bin/pgbouncer and bin/odyssey are (default: those on PATH)
   --only NAME[,NAME...]     only these systems besides the relay: direct, pgvalet, pgbouncer, odyssey
-  --cells CELL[,CELL...]    KIND-CLIENTS; KIND is simple, extended, prepared, tpcb, pipeline, bulk or connect
+  --cells CELL[,CELL...]    KIND-CLIENTS; KIND is simple, extended, prepared, tpcb, pipeline, bulk, connect,
+                            copyout or copyin; of more than 2000 clients the poolers only
                             (default: simple, extended and prepared at 1, 8 and 64 clients)
   --more                    also prepared-1000, tpcb-8, pipeline-8, bulk-4 and connect-8
   --seconds N               measured seconds a cell (default 4)
@@ -32,7 +35,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=../examples/lib/postgres.sh
 . "$root/examples/lib/postgres.sh"
 
-pgvalets='' peers='' only='direct,pgvalet,pgbouncer,odyssey' settings=() seconds=4 rounds=3 threads=1 scale=10 idle=2000
+pgvalets='' peers='' only='direct,pgvalet,pgbouncer,odyssey' settings=() also=() unix='' seconds=4 rounds=3 threads=1 scale=10 idle=2000
 cells='simple-1,simple-8,simple-64,extended-1,extended-8,extended-64,prepared-1,prepared-8,prepared-64'
 syscalls='simple-8,simple-64,prepared-8,prepared-64' write=()
 servers=20 # server connections of every pooler
@@ -65,12 +68,14 @@ arguments() {
         case $1 in
             --help | -h) usage && exit 0 ;;
             --more) cells+=,prepared-1000,tpcb-8,pipeline-8,bulk-4,connect-8 ;;
+            --unix) unix=yes ;;
             --write) write=(--write "$root/docs/performance.md") ;;
-            --pgvalet | --set | --peers | --only | --cells | --seconds | --rounds | --threads | --scale | --syscalls | --idle)
+            --pgvalet | --set | --also | --peers | --only | --cells | --seconds | --rounds | --threads | --scale | --syscalls | --idle)
                 [ $# -ge 2 ] || die "$1 wants a value; see --help"
                 case $1 in
                     --pgvalet) pgvalets=$2 ;;
                     --set) settings+=("$2") ;;
+                    --also) also+=("$2") ;;
                     --peers) peers=$(cd "$2" && pwd) ;;
                     *) printf -v "${1#--}" %s "$2" ;;
                 esac
@@ -109,11 +114,15 @@ build() {
 
 start_postgres() {
     # The relay and PostgreSQL itself have a backend for each client; a backend that ends lingers for a moment.
-    pg_start "$work" "$(free_port)" "max_connections=$((2 * $(most_clients) + 10 * servers))" shared_buffers=256MB \
+    pg_start "$work" "$(free_port)" "max_connections=$((2 * $(most_backends) + 10 * servers))" shared_buffers=256MB \
         autovacuum=off max_wal_size=4GB checkpoint_timeout=1h
     pg_psql -c "CREATE ROLE bench LOGIN PASSWORD 'bench'" -c 'CREATE DATABASE bench OWNER bench'
     PGPASSWORD=bench "$PG_BIN/pgbench" --host=127.0.0.1 --port="$PG_PORT" --username=bench --initialize --quiet \
         --scale="$scale" bench >"$work/pgbench-init.log" 2>&1 || die "$(cat "$work/pgbench-init.log")"
+    PGPASSWORD=bench "$PG_BIN/psql" -XAtq -h 127.0.0.1 -p "$PG_PORT" -U bench bench \
+        -c 'CREATE UNLOGGED TABLE sink (line text)' \
+        -c 'CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$' \
+        -c 'CREATE TRIGGER nothing BEFORE INSERT ON sink FOR EACH ROW EXECUTE FUNCTION nothing()'
     pg_psql -c 'CHECKPOINT'
 }
 
@@ -125,15 +134,28 @@ start_pgvalets() {
         number=$((number + 1))
         name=pgvalet
         [ ${#paths[@]} = 1 ] || name=pgvalet:$number
-        choose_port
-        {
-            printf '%s\n' "${settings[@]}" 'listen_addr = "127.0.0.1"' "listen_port = $port" 'max_client_conn = 20000'
-            printf '%s\n' '[databases.bench]' 'host = "127.0.0.1"' "port = $PG_PORT" "pool_size = $servers"
-            printf '%s\n' '[users.bench]' 'password = "bench"'
-        } >"$work/pgvalet$number.toml"
-        start "$name" "$path" "$work/pgvalet$number.toml"
-        described+=("$name: $("$path" --version 2>/dev/null | head -1) ($path)${settings[*]:+, with ${settings[*]}}")
+        start_pgvalet "$name" "$path" 127.0.0.1 "${settings[@]}"
     done
+    for name in "${also[@]}"; do
+        start_pgvalet "pgvalet:${name%%:*}" "${paths[0]}" 127.0.0.1 "${settings[@]}" "${name#*: }"
+    done
+    [ -z "$unix" ] || start_pgvalet pgvalet:unix "${paths[0]}" "$work" "${settings[@]}"
+}
+
+# start_pgvalet NAME PATH HOST SETTING...: HOST is 127.0.0.1, or the directory with the Unix sockets.
+start_pgvalet() {
+    local name=$1 path=$2 host=$3 server=127.0.0.1
+    shift 3
+    [ "$host" = 127.0.0.1 ] || server=$PG_SOCKET
+    choose_port
+    {
+        printf '%s\n' "$@" "listen_port = $port" 'max_client_conn = 20000'
+        if [ "$host" = 127.0.0.1 ]; then echo 'listen_addr = "127.0.0.1"'; else echo "unix_socket_dir = \"$host\""; fi
+        printf '%s\n' '[databases.bench]' "host = \"$server\"" "port = $PG_PORT" "pool_size = $servers"
+        printf '%s\n' '[users.bench]' 'password = "bench"'
+    } >"$work/$name.toml"
+    start_at "$host" "$name" "$path" "$work/$name.toml"
+    described+=("$name: $("$path" --version 2>/dev/null | head -1) ($path)${*:+, with $*}")
 }
 
 start_pgbouncer() {
@@ -206,19 +228,23 @@ CONF
 
 # start NAME COMMAND...: starts a system on $port (a `{port}` in the command stands for it) and waits until it listens.
 start() {
-    local name=$1 log=$work/$1.log
-    shift
+    start_at 127.0.0.1 "$@"
+}
+
+start_at() {
+    local host=$1 name=$2 log=$work/$2.log
+    shift 2
     [ "$name" != relay ] || choose_port
     "${@//\{port\}/$port}" >"$log" 2>&1 </dev/null &
     pids+=($!)
-    systems+=(--system "$name,$port,$!")
+    systems+=(--system "$name,$port,$!,$host")
     local deadline=$((SECONDS + 15))
-    while port_is_free "$port"; do
+    while port_is_free "$port" && [ ! -S "$host/.s.PGSQL.$port" ]; do
         kill -0 $! 2>/dev/null || die "$name ended at once: $(tail -5 "$log")"
         [ "$SECONDS" -lt "$deadline" ] || die "$name does not listen on port $port: $(tail -5 "$log")"
         sleep 0.1
     done
-    [ "$name" = relay ] || PGPASSWORD=bench "$PG_BIN/psql" -XAtq -h 127.0.0.1 -p "$port" -U bench -d bench -c 'SELECT 1' \
+    [ "$name" = relay ] || PGPASSWORD=bench "$PG_BIN/psql" -XAtq -h "$host" -p "$port" -U bench -d bench -c 'SELECT 1' \
         >/dev/null || die "$name does not answer: $(tail -5 "$log")"
 }
 
@@ -247,6 +273,11 @@ wanted() {
 
 most_clients() {
     tr , '\n' <<<"$cells,$syscalls" | sed 's/.*-//' | sort -n | tail -1
+}
+
+# The relay and PostgreSQL itself are not measured with more than 2000 clients.
+most_backends() {
+    tr , '\n' <<<"$cells,$syscalls" | sed 's/.*-//' | awk '$1 <= 2000' | sort -n | tail -1
 }
 
 clean_up() {

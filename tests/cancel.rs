@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use support::backend::first_error;
 use support::cluster::{Cluster, Role};
+use support::eventually;
 use support::frontend;
 use support::frontend::{execute, extended, flush, parse, query, sync};
 use support::pgvalet::Pgvalet;
@@ -41,6 +42,40 @@ fn the_query_that_runs_is_canceled_and_no_other() {
         assert_canceled(&mut clients[number]);
     }
     assert_whole(&valet, 4);
+}
+
+/// In front of the query there are the client's settings: if they were canceled, the query would run without them.
+#[test]
+fn a_request_that_comes_while_settings_are_put_in_force_waits_for_the_query() {
+    let cluster = Cluster::start();
+    cluster.sql("CREATE ROLE actor");
+    let valet = trusting(&cluster, 1).start();
+    let mut console = Console::open(&valet);
+    // The ones are sent in front of the query; whether the other can be taken is asked first.
+    for setting in ["SET work_mem = '7MB'", "SET ROLE actor"] {
+        let (mut one, mut other) = (valet.client(Role::Postgres), valet.client(Role::Postgres));
+        assert_eq!(first_error(&one.query(setting)), None);
+        let server = other.value("SELECT pg_backend_pid()").parse().expect("a process id");
+        cluster.freeze_backend(server, true);
+        one.send(&query(ENDLESS));
+        let cancel = one.cancel();
+        std::thread::scope(|scope| {
+            scope.spawn(|| cancel.send().expect("the request is taken"));
+            eventually("the request to wait", || {
+                let waiting = console.column("SHOW POOLS", "cl_waiting_cancel_req");
+                waiting.contains(&"1".to_string()).then_some(())
+            });
+            cluster.freeze_backend(server, false);
+            let reply = one.until_ready();
+            assert_eq!(first_error(&reply).as_deref(), Some("57014"), "{setting}: {reply:?}");
+            let severity =
+                reply.iter().find(|message| message.tag == b'E').and_then(|error| error.field(b'V'));
+            assert_eq!(severity.as_deref(), Some("ERROR"), "{setting}");
+        });
+        assert_eq!(one.value("SELECT current_setting('work_mem') = '7MB' OR current_user = 'actor'"), "t");
+    }
+    assert!(console.column("SHOW POOLS", "cl_waiting_cancel_req").iter().all(|count| count == "0"));
+    assert_eq!(valet.count_log(&["server lost"]), 0);
 }
 
 #[test]

@@ -7,8 +7,8 @@ use crate::moment::Moment;
 use crate::net::Stream;
 use crate::net::stream::Address;
 use crate::net::tls::cipher::Cipher;
-use crate::pool::Seat;
 use crate::pool::roster::next_id;
+use crate::pool::{Seat, WaitingCancel};
 use crate::protocol::startup::{Replication, Startup};
 use crate::routing::Limits;
 use crate::session::Reported;
@@ -151,8 +151,17 @@ pub struct ClientCell {
 #[derive(Debug, Default)]
 struct Said {
     verdict: Option<Verdict>,
-    /// Cancel the query; dropped when that was dealt with.
-    cancel: Option<oneshot::Sender<()>>,
+    /// Cancel the query.
+    cancel: Option<CancelWish>,
+}
+
+/// A cancel request for the client.
+#[derive(Debug)]
+pub struct CancelWish {
+    /// Dropped when it has been dealt with.
+    pub done: oneshot::Sender<()>,
+    /// It was looked at, and has to wait.
+    pub waiting: Option<WaitingCancel>,
 }
 
 impl ClientCell {
@@ -303,8 +312,14 @@ impl ClientCell {
 
     /// Passes a cancel request on; `done` is dropped when it has been dealt with.
     pub fn request_cancel(&self, done: oneshot::Sender<()>) {
-        self.said.borrow_mut().get_or_insert_default().cancel = Some(done);
+        self.said.borrow_mut().get_or_insert_default().cancel = Some(CancelWish { done, waiting: None });
         self.summon();
+    }
+
+    /// Puts a cancel request off until the client's task has its next turn.
+    pub fn put_off(&self, wish: CancelWish) {
+        self.said.borrow_mut().get_or_insert_default().cancel = Some(wish);
+        self.stay_summoned();
     }
 
     /// Whether there is something to hear.
@@ -315,7 +330,7 @@ impl ClientCell {
     }
 
     /// Takes what was said.
-    pub fn hear(&self) -> (Option<Verdict>, Option<oneshot::Sender<()>>) {
+    pub fn hear(&self) -> (Option<Verdict>, Option<CancelWish>) {
         self.summons.set(false);
         let said = self.said.take().map(|said| *said).unwrap_or_default();
         (said.verdict, said.cancel)

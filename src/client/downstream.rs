@@ -73,6 +73,10 @@ impl Relay {
                         }
                         Verdict::Swallow => {
                             self.drop_reply(header);
+                            if self.cell.is_summoned() {
+                                // A cancel request may wait for that.
+                                self.cell.summon();
+                            }
                             match answered {
                                 Own::Restore => self.end_of_reset(),
                                 Own::Survey => {

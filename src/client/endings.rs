@@ -2,12 +2,13 @@
 //!
 //! Owns what becomes of the server, of what is owed, and of the last words. The turns themselves are in `relay`.
 
-use crate::client::cell::{Activity, Verdict};
+use crate::client::cell::{Activity, CancelWish, Verdict};
 use crate::client::greeting::notice;
 use crate::client::relay::{Body, End, Leaving, LostTransaction, Relay};
 use crate::config::PoolMode;
 use crate::error::{Error, Kind};
 use crate::moment::Moment;
+use crate::pool::WaitingCancel;
 use crate::protocol::{TxStatus, backend};
 use crate::server::owed::Owed;
 use crate::server::{ServerError, cancel};
@@ -99,8 +100,8 @@ impl Relay {
         if self.listening.is_some() && verdict.is_none() {
             self.hear_listener(cx)?;
         }
-        if let Some(done) = cancel {
-            self.cancel(done)?;
+        if let Some(wish) = cancel {
+            self.cancel(wish)?;
         }
         match verdict {
             None => Ok(()),
@@ -135,10 +136,18 @@ impl Relay {
     }
 
     /// A cancel request for this client: stops the query that runs, takes a waiting one out of line, else does nothing.
-    fn cancel(&mut self, done: tokio::sync::oneshot::Sender<()>) -> Result<(), End> {
+    fn cancel(&mut self, wish: CancelWish) -> Result<(), End> {
         if let Some(lease) = &self.lease {
             // What pgvalet does on its own account is none of the client's.
-            if lease.owed.boundaries() > 0 || lease.owed.is_unsynced() {
+            let has_request = lease.owed.boundaries() > 0 || lease.owed.is_unsynced();
+            if lease.owed.is_at_own_query() && (has_request || self.confirming.is_some()) {
+                // A query of the client's must not run without the settings that are being brought into force.
+                let waiting = wish.waiting.unwrap_or_else(|| WaitingCancel::new(&self.shard.pool));
+                self.cell.put_off(CancelWish { done: wish.done, waiting: Some(waiting) });
+                return Ok(());
+            }
+            if has_request {
+                let done = wish.done;
                 self.shard.counters().cancels.add(1);
                 let pending = lease.cancels.enter();
                 let (address, key, gate) = (lease.address.clone(), lease.key.clone(), lease.cancels.clone());

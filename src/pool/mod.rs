@@ -24,6 +24,7 @@ pub mod registry;
 pub mod roster;
 pub mod shard;
 pub mod sweep;
+pub mod waiting_cancel;
 
 pub use lease::{Lease, Pooled};
 pub use line::{CheckoutError, Seat};
@@ -34,6 +35,7 @@ pub use pinned::Pinned;
 pub use registry::{Registry, Shards};
 pub use roster::{Duty, Roster};
 pub use shard::Shard;
+pub use waiting_cancel::WaitingCancel;
 
 use crate::config::{Listen, ListenerLost, Pin, PoolMode, Reset};
 use crate::metrics::WorkerStats;
@@ -148,6 +150,7 @@ pub struct Pool {
     trouble: Mutex<Trouble>,
     /// Clients that keep a server for themselves.
     pub(crate) pinned: AtomicU32,
+    waiting_cancels: AtomicU32,
     /// What servers reported under settings that clients log in with. One for all workers, so that a login waits for no
     /// server where another worker knows the greeting.
     pub(crate) accepted: Mutex<LruCache<Arc<Settings>, Arc<Reported>>>,
@@ -220,6 +223,7 @@ impl Pool {
             stats,
             trouble: Mutex::default(),
             pinned: AtomicU32::new(0),
+            waiting_cancels: AtomicU32::new(0),
             accepted: Mutex::new(LruCache::new(ACCEPTED_SETTINGS)),
             catalog,
         }
@@ -339,6 +343,12 @@ impl Pool {
     #[must_use]
     pub fn pinned_clients(&self) -> u32 {
         self.pinned.load(Ordering::Relaxed)
+    }
+
+    /// Cancel requests that wait until the server has come to the query that they are for.
+    #[must_use]
+    pub fn waiting_cancels(&self) -> u32 {
+        self.waiting_cancels.load(Ordering::Relaxed)
     }
 
     /// What of it is on one worker: clients in line, servers, idle servers.

@@ -275,6 +275,12 @@ impl OwedQueue {
         self.counts.boundaries
     }
 
+    /// Whether the server is at a Query of pgvalet's own, or about to be.
+    #[must_use]
+    pub fn is_at_own_query(&self) -> bool {
+        self.queue.front().is_some_and(Owed::is_own_query)
+    }
+
     /// Whether what comes next answers pgvalet itself.
     #[inline]
     #[must_use]

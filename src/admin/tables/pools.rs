@@ -281,7 +281,7 @@ fn pool_row(pool: &Pool) -> Row {
         clients_of(pool).saturating_sub(status.waiting).into(),
         status.waiting.into(),
         servers.cancels.into(),
-        0u32.into(),
+        pool.waiting_cancels().into(),
         servers.active.into(),
         servers.cancels.into(),
         servers.being_canceled.into(),

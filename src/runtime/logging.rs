@@ -65,6 +65,10 @@ pub fn renew(log: &Log) {
     }
 }
 
+/// What a stranger's bytes make rustls warn of is told where the connection ends, as far as the configuration wants it. Its own
+/// words are there for those who ask for them by name.
+const OF_OTHERS: &str = "rustls=error";
+
 /// The filter was checked when the configuration was read.
 fn filter(log: &Log, asked: Asked) -> EnvFilter {
     let more = match log.verbose.max(asked.verbose) {
@@ -72,7 +76,7 @@ fn filter(log: &Log, asked: Asked) -> EnvFilter {
         1 => ",debug",
         _ => ",trace",
     };
-    EnvFilter::try_new(format!("{}{more}", log.level)).unwrap_or_else(|_| EnvFilter::new("info"))
+    EnvFilter::try_new(format!("{OF_OTHERS},{}{more}", log.level)).unwrap_or_else(|_| EnvFilter::new("info"))
 }
 
 /// Standard error and a file.

@@ -3,14 +3,19 @@
 mod support;
 
 use std::fs;
+use std::io::Read;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use support::backend::{Message, first_error, rows};
 use support::cluster::{Cluster, DATABASE, PASSWORD, Role};
 use support::frontend::{self, query};
+use support::install::as_server_user;
 use support::pgvalet::{Builder, Pgvalet, binary};
 use support::programs::Pgbench;
 use support::tls::{Authority, Dial, Files, Wanted};
@@ -469,4 +474,82 @@ fn logins_find_a_process_at_every_moment() {
         }
         done.store(true, Ordering::Relaxed);
     });
+}
+
+/// How many Unix sockets this process listens on.
+fn listening(pid: u32) -> usize {
+    let all = fs::read_to_string(format!("/proc/{pid}/net/unix")).expect("it runs");
+    // Num RefCount Protocol Flags Type St Inode Path; the flag is that of a socket that listens.
+    let listening: Vec<String> = all
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .filter(|fields| fields.get(3) == Some(&"00010000"))
+        .map(|fields| format!("socket:[{}]", fields[6]))
+        .collect();
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).expect("it runs");
+    let targets = open.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
+    let ours = targets.filter(|target| listening.iter().any(|name| target.as_os_str() == name.as_str()));
+    ours.collect::<std::collections::HashSet<_>>().len()
+}
+
+/// What is handed over has secrets in it and the clients themselves. It goes through a pair of sockets that only the process which
+/// was started for it has: nothing can be connected to.
+#[test]
+fn nobody_can_connect_to_what_is_handed_over() {
+    let valet = house().start();
+    let mut client = valet.client(Role::Trust);
+    assert_eq!(listening(valet.pid()), 1, "the one for clients");
+    let pid = upgrade(&valet);
+    assert_eq!(listening(pid), 1);
+    assert_eq!(client.value("SELECT 1"), "1");
+}
+
+/// Runs pgvalet as a new process, with one end of a pair of sockets as what it takes over from; what it said there, and why it ended.
+fn take_over_as(mut command: Command, config: &Path) -> (usize, String) {
+    let (mut ours, theirs) = UnixStream::pair().expect("sockets");
+    let child = command
+        .arg(config)
+        .arg("--takeover")
+        .stdin(OwnedFd::from(theirs))
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    drop(command);
+    // Somebody who says nothing that makes sense.
+    std::io::Write::write_all(&mut ours, &[0; 100]).expect("it is sent");
+    ours.shutdown(std::net::Shutdown::Write).expect("it is open");
+    let mut said = Vec::new();
+    let _ = ours.read_to_end(&mut said);
+    let output = child.wait_with_output().expect("it ends");
+    assert!(!output.status.success());
+    (said.len(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn a_process_takes_over_from_none_of_another_user() {
+    let valet = house().start();
+    let home = tempfile::tempdir().expect("a directory");
+    fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755)).expect("it is ours");
+    // Where the other user can run it.
+    let program = home.path().join("pgvalet");
+    fs::copy(binary(), &program).expect("there is room");
+    let (said, why) = take_over_as(Command::new(&program), &valet.config_path());
+    assert!(said > 0 && why.contains("is not understood"), "{said} bytes, {why}");
+
+    let (said, why) = take_over_as(as_server_user(&program), &valet.config_path());
+    if rustix::process::geteuid().is_root() {
+        assert!(
+            said == 0 && why.contains("no connection to a process of the same user"),
+            "{said} bytes, {why}"
+        );
+    } else {
+        // Nobody else can be played: it is the same user as before.
+        assert!(said > 0, "{why}");
+    }
+    let nothing =
+        Command::new(&program).arg(valet.config_path()).arg("--takeover").stdin(Stdio::null()).output();
+    let why = String::from_utf8_lossy(&nothing.expect("it runs").stderr).into_owned();
+    assert!(why.contains("give UPGRADE on the admin console"), "{why}");
+    assert_eq!(valet.client(Role::Trust).value("SELECT 1"), "1");
 }

@@ -139,10 +139,11 @@ impl Learnt {
             let keys = ClientKeys::new(of.client_key, of.server_key);
             self.keep_keys(&of.witness, &of.user, &of.salt, of.iterations, keys);
         }
-        for of in lessons.secrets {
-            let hosts = of.hosts.into_iter().map(host).collect();
+        for mut of in lessons.secrets {
+            let hosts = std::mem::take(&mut of.hosts).into_iter().map(host).collect();
             if let Ok(secret) = Secret::parse(&of.secret) {
-                let place = Place { witness: of.witness, hosts, port: of.port, user: of.user };
+                let (witness, user) = (std::mem::take(&mut of.witness), std::mem::take(&mut of.user));
+                let place = Place { witness, hosts, port: of.port, user };
                 self.keep_secret(place, &secret);
             }
         }

@@ -69,7 +69,7 @@ async fn first_message(connection: &mut Connection) -> Result<Zeroizing<Vec<u8>>
     let mut out = BytesMut::new();
     backend::authentication(&mut out, 10, format!("{OAUTHBEARER}\0\0").as_bytes());
     connection.write(&out).await?;
-    let initial = Zeroizing::new(connection.password_message("SASL").await?);
+    let initial = connection.password_message("SASL").await?;
     let (mechanism, first) = initial_response(&initial)?;
     if mechanism != OAUTHBEARER.as_bytes() {
         return Err(invalid_mechanism());
@@ -78,7 +78,7 @@ async fn first_message(connection: &mut Connection) -> Result<Zeroizing<Vec<u8>>
         return Ok(Zeroizing::new(first.to_vec()));
     }
     send(connection, &[]).await?;
-    Ok(Zeroizing::new(connection.password_message("SASL").await?))
+    connection.password_message("SASL").await
 }
 
 async fn user(

@@ -18,6 +18,7 @@ use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
+use zeroize::Zeroizing;
 
 /// Longest message during authentication (`PG_MAX_AUTH_TOKEN_LENGTH`).
 pub(super) const MAX_AUTH_MESSAGE: usize = 65_535;
@@ -89,7 +90,7 @@ impl Connection {
         // Who says nothing takes no room.
         self.context.buffers.reclaim(&mut self.buffer);
         poll_fn(|cx| self.stream.poll_read_ready(cx)).await?;
-        self.context.buffers.equip(&mut self.buffer, most);
+        self.context.buffers.equip_for_secrets(&mut self.buffer, most);
         let space = self.buffer.space();
         let count = self.stream.read(space).await?;
         if count == 0 {
@@ -100,7 +101,7 @@ impl Connection {
     }
 
     /// The body of the next message, which must be one of authentication; `expected` names it for the error.
-    pub(super) async fn password_message(&mut self, expected: &str) -> Result<Vec<u8>, Refusal> {
+    pub(super) async fn password_message(&mut self, expected: &str) -> Result<Zeroizing<Vec<u8>>, Refusal> {
         loop {
             let violation = |text: &str| Refusal::Error(Error::new(Kind::ProtocolViolation, text));
             match Header::parse(self.buffer.bytes()) {
@@ -115,7 +116,7 @@ impl Connection {
                     return Err(violation("invalid message length"));
                 }
                 Ok(Some(header)) if self.buffer.len() >= header.total() => {
-                    let body = self.buffer.bytes()[HEADER..header.total()].to_vec();
+                    let body = Zeroizing::new(self.buffer.bytes()[HEADER..header.total()].to_vec());
                     self.buffer.wipe(header.total());
                     return Ok(body);
                 }
@@ -123,6 +124,11 @@ impl Connection {
                 Ok(None) => self.read_more(1024).await?,
             }
         }
+    }
+
+    /// Wipes what was received and not dealt with: it may be a part of a password.
+    pub(super) fn forget(&mut self) {
+        self.buffer.wipe(self.buffer.len());
     }
 
     /// Tells the client why, and closes in a way that lets it read that.

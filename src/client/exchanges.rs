@@ -123,7 +123,7 @@ pub(super) async fn ask_for_password(connection: &mut Connection) -> Result<Opti
     let mut out = BytesMut::new();
     backend::authentication(&mut out, 3, &[]);
     connection.write(&out).await?;
-    let answer = Zeroizing::new(connection.password_message("password").await?);
+    let answer = connection.password_message("password").await?;
     let answer = answer.strip_suffix(&[0]).unwrap_or(&answer);
     if answer.is_empty() {
         return Err(Error::new(Kind::InvalidPassword, "empty password returned by client").into());
@@ -248,12 +248,12 @@ async fn sasl(
         (Mechanism::Plus, None) => return Err(invalid_mechanism()),
     };
     let first = match first {
-        Some(first) => first.to_vec(),
+        Some(first) => Zeroizing::new(first.to_vec()),
         None => {
             out.clear();
             backend::authentication(&mut out, 11, &[]);
             connection.write(&out).await?;
-            connection.password_message("SASL").await?.to_vec()
+            connection.password_message("SASL").await?
         }
     };
     let nonce = Nonce::new(random()?);

@@ -187,6 +187,7 @@ async fn open(
         }
         Err(refusal) => refusal,
     };
+    connection.forget();
     if refusal.is_the_clients_fault() {
         ticket.fail();
     }

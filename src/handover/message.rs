@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 use std::time::SystemTime;
+use zeroize::ZeroizeOnDrop;
 
 /// The version of this conversation. Both sides have to have the same.
 pub const PROTOCOL: u32 = 1;
@@ -105,14 +106,15 @@ pub struct Lessons {
     pub secrets: Vec<LearntSecret>,
 }
 
-/// The keys of a user for one verifier.
-#[derive(Serialize, Deserialize)]
+/// The keys of a user for one verifier. Wiped when dropped.
+#[derive(Serialize, Deserialize, ZeroizeOnDrop)]
 pub struct LearntKeys {
     /// Who vouches for the verifier.
     pub witness: String,
     /// The user.
     pub user: String,
     /// The verifier's salt.
+    #[zeroize(skip)]
     pub salt: ByteBuf,
     /// The verifier's count.
     pub iterations: u32,
@@ -122,8 +124,8 @@ pub struct LearntKeys {
     pub server_key: [u8; 32],
 }
 
-/// The secret of a user on one server.
-#[derive(Serialize, Deserialize)]
+/// The secret of a user on one server. Wiped when dropped.
+#[derive(Serialize, Deserialize, ZeroizeOnDrop)]
 pub struct LearntSecret {
     /// Who vouches for it.
     pub witness: String,

@@ -13,6 +13,7 @@ use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use zeroize::Zeroizing;
 
 /// Longest message. A client whose session is larger stays where it is.
 pub const LONGEST: usize = 64 << 20;
@@ -31,12 +32,30 @@ pub fn is_of_same_user(stream: &UnixStream) -> bool {
 ///
 /// # Errors
 /// It is longer than [`LONGEST`].
-pub fn encode(message: &Message) -> io::Result<Vec<u8>> {
-    let bytes = rmp_serde::to_vec_named(message).map_err(io::Error::other)?;
-    if bytes.len() > LONGEST {
+pub fn encode(message: &Message) -> io::Result<Zeroizing<Vec<u8>>> {
+    let mut length = Length(0);
+    rmp_serde::encode::write_named(&mut length, message).map_err(io::Error::other)?;
+    if length.0 > LONGEST {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "the message is too long"));
     }
+    // With room for all of it: it does not move while it grows, and so leaves no secrets behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(length.0));
+    rmp_serde::encode::write_named(&mut *bytes, message).map_err(io::Error::other)?;
     Ok(bytes)
+}
+
+/// Takes bytes and keeps only how many there were.
+struct Length(usize);
+
+impl Write for Length {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Sends a message.
@@ -86,7 +105,7 @@ pub fn receive(mut stream: &UnixStream) -> io::Result<Option<(Message, Vec<Owned
     if length > LONGEST || descriptors.len() != usize::from(expected) {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "a frame is malformed"));
     }
-    let mut bytes = vec![0; length];
+    let mut bytes = Zeroizing::new(vec![0; length]);
     stream.read_exact(&mut bytes)?;
     let message = rmp_serde::from_slice(&bytes)
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;

@@ -103,6 +103,16 @@ impl Buffer {
         self.end += count;
     }
 
+    /// Moves what it holds to the front and leaves nothing of it behind.
+    fn pull_up(&mut self) {
+        if self.start > 0 {
+            let (length, end) = (self.len(), self.end);
+            self.data.copy_within(self.start..end, 0);
+            self.data[length..end].zeroize();
+            (self.start, self.end) = (0, length);
+        }
+    }
+
     /// Makes room for `size` bytes in all.
     pub fn grow(&mut self, size: usize) {
         if self.data.len() < size {
@@ -146,6 +156,22 @@ impl Buffers {
             return;
         }
         self.equip_anew(buffer, size);
+    }
+
+    /// [`Buffers::equip`] for what may be a secret: nothing of it stays where it was before, and [`Buffer::space`] will not
+    /// move it.
+    pub fn equip_for_secrets(&self, buffer: &mut Buffer, size: usize) {
+        buffer.pull_up();
+        if buffer.is_empty() || buffer.data.len() >= size {
+            return self.equip(buffer, size);
+        }
+        let mut before = std::mem::take(buffer);
+        self.equip(buffer, size);
+        let held = before.len();
+        buffer.data[..held].copy_from_slice(before.bytes());
+        buffer.end = held;
+        before.wipe(held);
+        self.keep(before);
     }
 
     /// The rarer ways to equip a buffer: the stock is empty, or it holds something and needs to be larger.

@@ -50,6 +50,8 @@ pub fn cancel(out: &mut BytesMut, pid: i32, secret: &[u8]) {
 
 /// Appends a PasswordMessage.
 pub fn password(out: &mut BytesMut, password: &[u8]) {
+    // All of it, so that it does not move and leave something behind.
+    out.reserve(HEADER + password.len() + 1);
     message(out, b'p', |body| {
         body.put_slice(password);
         body.put_u8(0);

@@ -3,7 +3,7 @@
 use crate::protocol::{ErrorFields, backend, frontend};
 use crate::server::{Reader, Server, ServerError, ready_status};
 use bytes::{BufMut, BytesMut};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 /// Longest reply; questions are about one thing.
 const MAX_REPLY: usize = 1 << 20;
@@ -35,7 +35,7 @@ impl Server {
         let (mut reader, mut rows, mut refused) = (Reader::default(), Vec::new(), None);
         let mut received = 0;
         loop {
-            let (tag, body) = reader.next(&mut self.stream).await?;
+            let (tag, mut body) = reader.next(&mut self.stream).await?;
             received += body.len();
             if received > MAX_REPLY {
                 return Err(ServerError::Protocol("the reply is too long"));
@@ -46,6 +46,7 @@ impl Server {
                         .ok_or(ServerError::Protocol("malformed DataRow"))?;
                     let text = |value: &[u8]| Zeroizing::new(String::from_utf8_lossy(value).into_owned());
                     rows.push(row.into_iter().map(|value| value.map(text)).collect());
+                    body[..].zeroize();
                 }
                 b'E' => {
                     let error = ServerError::Refused(body.to_vec().into());

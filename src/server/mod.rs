@@ -31,6 +31,8 @@ use std::sync::Arc;
 
 /// Longest reply, in bytes, to a statement of pgvalet's own.
 const MAX_OWN_REPLY: usize = 256 << 20;
+/// Most that is read at once of a server that no client has.
+const CHUNK: usize = 4096;
 
 /// The credentials of a CancelRequest, as the server gave them.
 #[derive(Debug, Clone, Default)]
@@ -315,14 +317,17 @@ pub(crate) struct Reader {
 impl Reader {
     /// The next message.
     pub(crate) async fn next(&mut self, stream: &mut Stream) -> Result<(u8, BytesMut), ServerError> {
-        let mut chunk = [0; 4096];
         loop {
             if let Some(message) = split_message(&mut self.buffer)? {
                 return Ok(message);
             }
-            match stream.read(&mut chunk).await? {
-                0 => return Err(ServerError::Closed),
-                count => self.buffer.extend_from_slice(&chunk[..count]),
+            // In place: a copy elsewhere would be one more to wipe where it is a secret.
+            let held = self.buffer.len();
+            self.buffer.resize(held + CHUNK, 0);
+            let outcome = stream.read(&mut self.buffer[held..]).await;
+            self.buffer.truncate(held + outcome.as_ref().map_or(0, |count| *count));
+            if outcome? == 0 {
+                return Err(ServerError::Closed);
             }
         }
     }

@@ -27,6 +27,11 @@
 #![forbid(unsafe_code)]
 #![warn(clippy::disallowed_methods)]
 
+#[cfg(not(target_os = "linux"))]
+compile_error!(
+    "pgvalet runs on Linux only: its sockets, their options and the credentials of peers are Linux's"
+);
+
 pub mod admin;
 pub mod alarm;
 pub mod auth;

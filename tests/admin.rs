@@ -419,13 +419,18 @@ fn who_may_only_look_changes_nothing() {
     let mut watcher = valet.login(&Login::new("watcher", "pgbouncer"));
     for command in [
         "PAUSE",
+        "PAUSE app",
         "RESUME",
+        "RESUME app",
+        "UPGRADE",
         "KILL",
         "KILL app",
         "KILL_CLIENT 1",
         "RELOAD",
         "RECONNECT",
+        "RECONNECT app",
         "WAIT_CLOSE",
+        "WAIT_CLOSE app",
         "DISABLE app",
         "ENABLE app",
         "SET query_timeout = 1",

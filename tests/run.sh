@@ -5,6 +5,7 @@
 #   bash tests/run.sh --quick     everything once, on one PostgreSQL version
 #   bash tests/run.sh --drivers   with the whole of the driver suites (tests/drivers), not the short subset of some
 #   bash tests/run.sh --package   with the Debian package: built, installed, started and purged (wants root)
+#   bash tests/run.sh --features  with every combination of Cargo features: built, and the tests that depend on them
 #   bash tests/run.sh --regression  only PostgreSQL's own regression tests, in transaction pooling (about 5 minutes)
 #
 # PGVALET_PG_BIN chooses the PostgreSQL of the main run by the directory of its programs.
@@ -23,14 +24,16 @@ versioned=(harness differential findings protocol_copy protocol_extended protoco
 quick=false
 all_drivers=false
 package=false
+features=false
 regression=false
 for argument in "$@"; do
     case $argument in
         --quick) quick=true ;;
         --drivers) all_drivers=true ;;
         --package) package=true ;;
+        --features) features=true ;;
         --regression) regression=true ;;
-        -h | --help) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        -h | --help) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 0 ;;
         *) echo "tests/run.sh: unknown argument $argument (see --help)" >&2; exit 2 ;;
     esac
 done
@@ -127,6 +130,36 @@ check_dependencies() {
     fi
 }
 
+# Without what TLS computes with there is no pgvalet, and whoever tries is told what to choose.
+build_without_cryptography() {
+    local said
+    ! said=$(cargo check --quiet --lib --no-default-features 2>&1) &&
+        grep -q 'choose what TLS computes with' <<<"$said" && [ "$(grep -c '^error' <<<"$said")" = 2 ] ||
+        { printf 'instead of a word about cryptography:\n%s\n' "$said" >&2; return 1; }
+}
+
+# The least that can be built, which the default build does not see.
+build_the_least() {
+    cargo clippy --quiet --lib --bins --no-default-features --features ring -- -D warnings
+    build_without_cryptography
+}
+
+# Every combination that may differ, and where a feature has tests, these. (PAM's own wants root and libpam.)
+build_all_features() {
+    local combination tests
+    command -v pam_getenv >/dev/null || [ -e /usr/include/security/pam_appl.h ] || install_packages libpam0g-dev
+    for combination in ring ring,ldap ring,oauth ring,pam aws-lc-rs aws-lc-rs,ldap,oauth,pam ring,aws-lc-rs; do
+        say "features $combination (at $SECONDS s)"
+        cargo clippy --quiet --all-targets --no-default-features --features "$combination" -- -D warnings
+        tests=(--test config --test login --test tls_clients --test tls_servers)
+        case $combination in *ldap*) tests+=(--test auth_ldap) ;; esac
+        case $combination in *oauth*) tests+=(--test auth_oauth) ;; esac
+        case $combination in *pam*) tests+=(--test auth_pam) ;; esac
+        cargo test --quiet --no-default-features --features "$combination" --lib "${tests[@]}"
+    done
+    build_without_cryptography
+}
+
 # The tests that depend on the version, on the PostgreSQL in directory $1.
 test_version() {
     local arguments=() name
@@ -149,6 +182,7 @@ echo "   $("$main_bin/postgres" --version), in full; of the others: ${others[*]:
 
 step 'cargo fmt --check' cargo fmt --check
 step 'cargo clippy' cargo clippy --quiet --all-targets -- -D warnings
+if $features; then step 'every combination of features' build_all_features; else step 'the least features' build_the_least; fi
 RUSTDOCFLAGS='-D warnings' step 'cargo doc' cargo doc --quiet --no-deps --document-private-items --lib
 if cargo deny --version >/dev/null 2>&1; then step 'cargo deny check' check_dependencies; fi
 step 'cargo test' env PGVALET_PG_BIN="$main_bin" cargo test

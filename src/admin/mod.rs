@@ -270,7 +270,7 @@ impl Admin {
         let notice = |message| Notice { severity: "WARNING", message, detail: None };
         Ok(Answer {
             notices: word.into_iter().map(notice).collect(),
-            ..Answer::tag(&format!("SET {key}={value}"))
+            ..Answer::tag(&format!("SET {key}={}", crate::config::tellable(key, value)))
         })
     }
 

@@ -8,6 +8,7 @@ use crate::admin::command::{self, Command, Shutdown};
 use crate::admin::table::{self, Column, Format, Row};
 use crate::admin::{Admin, Answer};
 use crate::client::context::{ConsoleSession, Progress};
+use crate::config;
 use crate::error::{Error, Kind};
 use crate::protocol::frame::cstr;
 use crate::protocol::{TxStatus, backend};
@@ -384,7 +385,13 @@ impl Session {
     async fn run(&mut self, command: &Command) -> Result<Answer, Error> {
         self.admit(command)?;
         if command.needs_admin() && !matches!(command, Command::Show(_)) {
-            tracing::info!(?command, "given on the admin console");
+            let told = match command.clone() {
+                Command::Set { value, key } => {
+                    Command::Set { value: config::tellable(&key, &value).to_owned(), key }
+                }
+                command => command,
+            };
+            tracing::info!(command = ?told, "given on the admin console");
         }
         let was = self.status;
         match command {

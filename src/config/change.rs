@@ -101,10 +101,20 @@ pub(super) fn in_force(config: &Config) -> Vec<InForce> {
 
 /// The value of a setting, without a password that may stand in it.
 fn shown(about: About, value: &str) -> String {
-    match about.name {
-        "auth_ldap_options" if value.contains("ldapbindpasswd") => "***".into(),
-        _ => plain(about.kind, value),
-    }
+    if has_secret(about.name, value) { HIDDEN.into() } else { plain(about.kind, value) }
+}
+
+/// In place of a value that nobody is to see.
+const HIDDEN: &str = "***";
+
+/// The value of a setting as it may be told.
+#[must_use]
+pub fn tellable<'a>(name: &str, value: &'a str) -> &'a str {
+    if has_secret(name, value) { HIDDEN } else { value }
+}
+
+fn has_secret(name: &str, value: &str) -> bool {
+    name.eq_ignore_ascii_case("auth_ldap_options") && value.to_ascii_lowercase().contains("ldapbindpasswd")
 }
 
 /// A TOML value of this kind as an ini would write it.

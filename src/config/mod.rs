@@ -35,7 +35,7 @@ pub mod tls;
 mod units;
 pub mod userlist;
 
-pub use change::{Change, Source, set};
+pub use change::{Change, Source, set, tellable};
 pub use convert::convert;
 pub use hba::Hba;
 pub use peers::Peer;

@@ -160,6 +160,9 @@ pub fn cryptography() -> CryptoProvider {
     return rustls::crypto::aws_lc_rs::default_provider();
     #[cfg(all(feature = "ring", not(feature = "aws-lc-rs")))]
     return rustls::crypto::ring::default_provider();
+    // So that what is said above is all that is said.
+    #[cfg(not(any(feature = "ring", feature = "aws-lc-rs")))]
+    unreachable!()
 }
 
 /// Fresh keys for session tickets.
@@ -171,6 +174,8 @@ pub fn tickets() -> Result<Arc<dyn ProducesTickets>, rustls::Error> {
     return rustls::crypto::aws_lc_rs::Ticketer::new();
     #[cfg(all(feature = "ring", not(feature = "aws-lc-rs")))]
     return rustls::crypto::ring::Ticketer::new();
+    #[cfg(not(any(feature = "ring", feature = "aws-lc-rs")))]
+    unreachable!()
 }
 
 /// The cryptography with the cipher suites that were configured only.

@@ -450,7 +450,7 @@ fn set(running: &mut Running, key: &str, value: &str) -> Result<Option<String>, 
             // What the file says of them may be newer than what is in force.
             reload::keep_fixed(&running.config.general, &mut config.general);
             put_in_force(running, Arc::new(*config))?;
-            tracing::info!(key, value, "setting changed");
+            tracing::info!(key, value = config::tellable(key, value), "setting changed");
             Ok(None)
         }
     }

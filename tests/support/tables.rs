@@ -95,3 +95,17 @@ pub fn expected(columns: &str) -> Vec<(String, u32)> {
     };
     columns.split_whitespace().map(column).collect()
 }
+
+/// All that SHOW has to say.
+pub fn everything(console: &mut super::wire::Client) -> String {
+    let help = format!("{:?}", console.query("SHOW HELP"));
+    let lines = help.split("SHOW ").skip(1).flat_map(|line| line.split("\\n").next());
+    let (mut said, mut tables) = (String::new(), 0);
+    for name in lines.flat_map(|line| line.split('|')) {
+        let rows = console.query(&format!("SHOW {name}"));
+        said.extend(rows.iter().map(|message| String::from_utf8_lossy(&message.body).into_owned()));
+        tables += usize::from(rows.iter().any(|message| message.tag == b'T'));
+    }
+    assert!(tables > 20, "{tables} tables were shown: {help}");
+    said
+}

@@ -133,9 +133,15 @@ check_dependencies() {
 # Without what TLS computes with there is no pgvalet, and whoever tries is told what to choose.
 build_without_cryptography() {
     local said
-    ! said=$(cargo check --quiet --lib --no-default-features 2>&1) &&
-        grep -q 'choose what TLS computes with' <<<"$said" && [ "$(grep -c '^error' <<<"$said")" = 2 ] ||
-        { printf 'instead of a word about cryptography:\n%s\n' "$said" >&2; return 1; }
+    if said=$(cargo check --quiet --lib --no-default-features 2>&1); then
+        echo 'pgvalet was built without cryptography' >&2
+        return 1
+    fi
+    # That, and that it could not be built.
+    if ! grep -q 'choose what TLS computes with' <<<"$said" || [ "$(grep -c '^error' <<<"$said")" != 2 ]; then
+        printf 'instead of a word about cryptography:\n%s\n' "$said" >&2
+        return 1
+    fi
 }
 
 # The least that can be built, which the default build does not see.

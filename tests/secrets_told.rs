@@ -173,14 +173,14 @@ fn no_secret_is_in_anything_that_is_said() {
             said += &format!("{:?}", client.query(&statement));
             said += &format!("{:?}", client.extended(&statement, &[]));
         }
-        said += &house.attempt(user, DATABASE, WRONG, true).err().expect("it is wrong");
+        said += &house.attempt(user, DATABASE, WRONG, true).expect_err("it is wrong");
     }
     for database in ["wrong", "environment", "command", "nowhere"] {
-        said += &house.attempt("plain", database, PLAIN, true).err().expect("no server takes that");
+        said += &house.attempt("plain", database, PLAIN, true).expect_err("no server takes that");
     }
     said += &house.attempt("anybody", "looked_up", LOOKED_UP, false).map(drop).err().unwrap_or_default();
-    said += &house.attempt("anybody", "looked_up", WRONG, false).err().expect("it is wrong");
-    said += &house.attempt("listed", DATABASE, WRONG, true).err().expect("nobody can be asked");
+    said += &house.attempt("anybody", "looked_up", WRONG, false).expect_err("it is wrong");
+    said += &house.attempt("listed", DATABASE, WRONG, true).expect_err("nobody can be asked");
     let (content, _) = house.token.rsplit_once('.').expect("a token has three parts");
     for token in [&*house.token, &format!("{content}.{}", "A".repeat(86)), &house.token[1..], "x.y.z", WRONG]
     {

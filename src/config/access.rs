@@ -181,6 +181,7 @@ fn looks_users_up(draft: &Draft) -> bool {
 fn check_auth_query(draft: &mut Draft, users: &BTreeMap<String, User>) {
     let mut problems = Vec::new();
     let mut warnings = Vec::new();
+    let mut misfits = Vec::new();
     let general = (Section::General, &draft.general.auth_user, &draft.general.auth_dbname);
     let databases = draft
         .databases
@@ -193,7 +194,7 @@ fn check_auth_query(draft: &mut Draft, users: &BTreeMap<String, User>) {
             && !draft.databases.contains_key("*")
         {
             let message = format!("there is no database {name:?}; add [databases.{name}], or name another");
-            problems.push(draft.place(&[&key]).problem(&key, message));
+            misfits.push((draft.place(&[&key]), key, message));
         }
         let key = section.key("auth_user");
         let secret =
@@ -214,6 +215,9 @@ fn check_auth_query(draft: &mut Draft, users: &BTreeMap<String, User>) {
     }
     draft.problems.extend(problems);
     draft.warnings.extend(warnings);
+    for (place, key, message) in misfits {
+        draft.misfit(&place, key, message);
+    }
 }
 
 /// With `any`, a client's name means nothing: the databases must say whose servers it gets.

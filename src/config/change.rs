@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::draft::{Draft, Section};
+use super::loose;
 use super::missing::{self, Missing};
 use super::problem::Place;
 use super::settings::{self, About, InForce};
@@ -56,7 +57,12 @@ pub fn set(config: &Config, key: &str, value: &str) -> Result<Change, String> {
         ));
     }
     let mut draft = Draft::clone(&config.source.0);
-    draft.set(&Section::General, key, &Scalar::Text(value.to_owned()), &Place::file(&config.path));
+    // What means less than it says is an error here: a warning would not be seen.
+    let value = match loose::general(key, value) {
+        (meant, None) => meant.into_owned(),
+        (_, Some(_)) => value.to_owned(),
+    };
+    draft.set(&Section::General, key, &Scalar::Text(value), &Place::file(&config.path));
     if !draft.problems.is_empty() {
         return Err(messages(&Problems(draft.problems)));
     }

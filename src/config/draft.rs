@@ -156,6 +156,14 @@ impl Draft {
         self.places.contains_key(key)
     }
 
+    /// Forgets where general settings were set, but for `kept`, and gives their names.
+    pub(super) fn forget_general(&mut self, kept: &[&str]) -> Vec<String> {
+        let is_lost = |key: &String| !key.contains('.') && !kept.contains(&key.as_str());
+        let lost: Vec<String> = self.places.keys().filter(|key| is_lost(key)).cloned().collect();
+        lost.iter().for_each(|key| drop(self.places.remove(key)));
+        lost
+    }
+
     pub(super) fn problem(&mut self, place: &Place, key: impl Into<String>, message: impl Into<String>) {
         self.problems.push(place.problem(key, message));
     }

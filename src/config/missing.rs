@@ -23,7 +23,7 @@ const GENERAL: &[(&str, &str, &str)] = &[
     ("resolv_conf", "", DNS),
     ("dns_nxdomain_ttl", "15", DNS),
     ("dns_zone_check_period", "0", DNS),
-    ("track_extra_parameters", "IntervalStyle", "has no meaning here: every setting of a session follows its client"),
+    ("track_extra_parameters", "IntervalStyle,", "has no meaning here: every setting of a session follows its client"),
     ("suspend_timeout", "10", "has no meaning here: pgvalet has no SUSPEND"),
     ("pkt_buf", "4096", "has no meaning here: buffers are sized by their use"),
     ("max_packet_size", "2147483647", "has no meaning here: messages stream through and are never gathered"),
@@ -36,6 +36,18 @@ const GENERAL: &[(&str, &str, &str)] = &[
 /// Limits of a database or user that are unset when 0: the general setting holds.
 const ZERO_IS_UNSET: [&str; 3] = ["max_db_connections", "max_user_connections", "server_lifetime"];
 
+/// Settings of a database or user that are unset when -1.
+const MINUS_ONE_IS_UNSET: [&str; 8] = [
+    "query_wait_timeout",
+    "pool_size",
+    "min_pool_size",
+    "reserve_pool_size",
+    "max_db_connections",
+    "max_db_client_connections",
+    "max_user_connections",
+    "max_user_client_connections",
+];
+
 /// What to do about `key = value` of `[pgbouncer]`; `None` if it is a setting of pgvalet, or of nobody.
 pub(super) fn general(key: &str, value: &str) -> Option<Missing> {
     let (_, harmless, why) = GENERAL.iter().find(|(name, ..)| *name == key)?;
@@ -46,7 +58,7 @@ pub(super) fn general(key: &str, value: &str) -> Option<Missing> {
 
 /// Whether `key = value` of a database or user leaves the general setting in force.
 pub(super) fn is_unset(key: &str, value: &str) -> bool {
-    value == "-1" && key == "query_wait_timeout" || value == "0" && ZERO_IS_UNSET.contains(&key)
+    value == "-1" && MINUS_ONE_IS_UNSET.contains(&key) || value == "0" && ZERO_IS_UNSET.contains(&key)
 }
 
 /// Why pgvalet does not have `key`, if pgbouncer does.

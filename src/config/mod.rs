@@ -20,6 +20,7 @@ mod convert;
 mod draft;
 mod file;
 pub mod hba;
+mod loose;
 mod missing;
 pub mod names;
 pub mod peers;

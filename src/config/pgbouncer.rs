@@ -6,19 +6,16 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use super::access;
 use super::draft::{Draft, Section};
+use super::loose;
 use super::missing::{self, Missing};
 use super::problem::{Place, nearest};
+use super::settings;
 use super::text;
-use super::units::{Flag, Scalar, Time, Unit};
-use super::{Host, LoadBalance, Reset};
-
-/// What is said of `server_lifetime = 0`.
-const USED_ONCE: &str =
-    "0 has no meaning here: a server is not closed after one use, but when it is a second old and free";
+use super::units::{Flag, Scalar, Unit};
+use super::{General, Host, LoadBalance, Reset};
 
 /// Files within files; deeper is taken for a circle.
 const MAX_DEPTH: usize = 10;
@@ -34,6 +31,7 @@ pub(super) fn read(path: &Path, text: &str) -> Draft {
     let mut reader = Reader {
         draft: Draft::new(path, PathBuf::new(), true),
         part: Part::None,
+        begun: false,
         told: BTreeSet::new(),
         reset_always: false,
     };
@@ -55,6 +53,8 @@ enum Part {
 struct Reader {
     draft: Draft,
     part: Part,
+    /// Whether there was a `[pgbouncer]`.
+    begun: bool,
     /// Settings that pgvalet lacks and that were told already.
     told: BTreeSet<String>,
     reset_always: bool,
@@ -111,7 +111,12 @@ impl Reader {
 
     fn enter(&mut self, place: &Place, name: &str) {
         self.part = match name {
-            "pgbouncer" => Part::Pgbouncer,
+            "pgbouncer" => {
+                if std::mem::replace(&mut self.begun, true) {
+                    self.begin_again(place);
+                }
+                Part::Pgbouncer
+            }
             "databases" => Part::Databases,
             "users" => Part::Users,
             "peers" => Part::Peers,
@@ -125,6 +130,34 @@ impl Reader {
                 Part::Unknown
             }
         };
+    }
+
+    /// A second `[pgbouncer]`: pgbouncer starts from its defaults again, but for what has none.
+    fn begin_again(&mut self, place: &Place) {
+        const KEPT: [&str; 6] =
+            ["user", "auth_file", "auth_ident_file", "auth_user", "auth_dbname", "auth_ldap_options"];
+        let old = std::mem::replace(&mut self.draft.general, settings::defaults(true));
+        self.draft.general = General {
+            user: old.user,
+            auth_file: old.auth_file,
+            auth_ident_file: old.auth_ident_file,
+            auth_user: old.auth_user,
+            auth_dbname: old.auth_dbname,
+            auth_ldap_options: old.auth_ldap_options,
+            ..settings::defaults(true)
+        };
+        let mut lost = self.draft.forget_general(&KEPT);
+        lost.extend(std::mem::take(&mut self.draft.passed_over).into_keys());
+        if std::mem::take(&mut self.reset_always) {
+            lost.push("server_reset_query_always".into());
+        }
+        if !lost.is_empty() {
+            let message = format!(
+                "there was one already, and as in pgbouncer this one takes back what it set: {}; write one [pgbouncer]",
+                lost.join(", ")
+            );
+            self.draft.warning(place, "[pgbouncer]", message);
+        }
     }
 
     fn broken(&mut self, place: &Place, message: &str) {
@@ -146,17 +179,17 @@ impl Reader {
     }
 
     fn general(&mut self, place: &Place, key: &str, value: &str) {
+        let (meant, why) = loose::general(key, value);
+        let value = &*meant;
+        if let Some(why) = why {
+            self.tell(place, key, why);
+        }
         let scalar = Scalar::Text(value.to_owned());
         if key == "server_reset_query_always" {
             match Flag::read(&scalar) {
                 Ok(always) => self.reset_always = always,
                 Err(message) => self.draft.problem(place, key, message),
             }
-            return;
-        }
-        if key == "server_lifetime" && Time::read(&scalar) == Ok(Duration::ZERO) {
-            self.tell(place, key, USED_ONCE);
-            self.draft.set(&Section::General, key, &Scalar::Text("1s".into()), place);
             return;
         }
         if key == "unix_socket_dir" && !value.is_empty() && !value.starts_with('@') {
@@ -256,8 +289,8 @@ fn key_value(line: &str) -> Option<(String, &str)> {
     (!key.is_empty()).then_some((key, value))
 }
 
-/// Splits a connection string. Values may stand in single quotes, with a quote inside doubled (pgbouncer) or behind a
-/// backslash (libpq).
+/// Splits a connection string. Values may stand in single quotes, with a quote inside doubled; a backslash is a character
+/// like any other, other than to libpq.
 fn pairs(text: &str) -> Result<Vec<(String, String)>, String> {
     let mut pairs: Vec<(String, String)> = Vec::new();
     let mut rest = text.trim_start();
@@ -295,9 +328,7 @@ fn value(text: &str) -> Option<(String, &str)> {
     let mut chars = quoted.char_indices().peekable();
     while let Some((at, c)) = chars.next() {
         match (c, chars.peek().copied()) {
-            ('\'', Some((_, '\''))) | ('\\', Some((_, '\'' | '\\'))) => {
-                value.extend(chars.next().map(|(_, c)| c))
-            }
+            ('\'', Some((_, '\''))) => value.extend(chars.next().map(|(_, c)| c)),
             ('\'', _) => return Some((value, &quoted[at + 1..])),
             _ => value.push(c),
         }
@@ -321,12 +352,12 @@ mod tests {
     }
 
     #[test]
-    fn connection_strings_take_quotes_and_escapes() {
-        let read = pairs(r"host = 10.0.0.1 password='it''s \'a\' \\ b\c'  dbname=app").unwrap();
-        let expected = [("host", "10.0.0.1"), ("password", r"it's 'a' \ b\c"), ("dbname", "app")];
+    fn connection_strings_take_doubled_quotes_and_no_escapes() {
+        let read = pairs(r"host = 10.0.0.1 password='it''s \\ b\c\'  dbname=a\b").unwrap();
+        let expected = [("host", "10.0.0.1"), ("password", r"it's \\ b\c\"), ("dbname", r"a\b")];
         assert_eq!(read, expected.map(|(key, value)| (key.to_owned(), value.to_owned())));
         assert_eq!(pairs("").unwrap(), []);
-        for wrong in ["host", "host=", "host='open", "=x", "host=''"] {
+        for wrong in ["host", "host=", "host='open", "=x", "host=''", r"password='a\'b'"] {
             assert!(pairs(wrong).is_err(), "{wrong:?}");
         }
     }
@@ -346,7 +377,7 @@ mod tests {
         }
 
         #[test]
-        fn quoted_values_come_back(value in "[^\\\\]+") {
+        fn quoted_values_come_back(value in ".+") {
             let text = format!("password='{}' port=1", value.replace('\'', "''"));
             prop_assert_eq!(&pairs(&text).unwrap()[0].1, &value);
         }

@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use pgvalet::config::{self, Config, Host, PoolMode, Reset};
+use pgvalet::config::tls::Versions;
+use pgvalet::config::{self, Config, General, Host, PoolMode, Reset};
 
 use super::{Files, INI_REST, REST, assert_problem, ini, problem, problems, without};
 
@@ -162,21 +163,29 @@ fn the_reset_of_an_ini_follows_its_settings() {
 fn what_pgvalet_lacks_is_one_warning_each_with_a_reason() {
     let text = format!(
         "[pgbouncer]\nmax_packet_size = 1\nserver_lifetime = 0\npkt_buf = 8192\npkt_buf = 16384\nsuspend_timeout = 9\n\
-         job_name = pgbouncer\nclient_tls_ecdhcurve = P-256\n[pgbouncer]{INI_REST}"
+         job_name = pgbouncer\nclient_tls_ecdhcurve = P-256\nstats_period = 0\nserver_login_retry = 0{INI_REST}"
     );
     let config = ini(&text).unwrap();
-    let keys = ["max_packet_size", "server_lifetime", "pkt_buf", "suspend_timeout", "client_tls_ecdhcurve"];
+    let keys = [
+        "max_packet_size",
+        "server_lifetime",
+        "pkt_buf",
+        "suspend_timeout",
+        "client_tls_ecdhcurve",
+        "stats_period",
+        "server_login_retry",
+    ];
     assert_eq!(config.warnings.len(), keys.len(), "{:#?}", config.warnings);
     for (warning, key) in config.warnings.iter().zip(keys) {
         assert!(warning.contains(&format!(": {key}: ")), "{key}: {warning}");
-        assert!(warning.contains("not supported yet") || warning.contains("no meaning here"), "{warning}");
+        assert!(warning.contains("no meaning here") || warning.contains("taken as one second"), "{warning}");
     }
 }
 
 #[test]
 fn peers_are_read_and_checked() {
     let text = format!(
-        "[pgbouncer]\npeer_id = 2\n[peers]\n1 = host=a\n2 = host=/run/x port=7 pool_size=3\n[pgbouncer]{INI_REST}"
+        "[peers]\n1 = host=a\n2 = host=/run/x port=7 pool_size=3\n[pgbouncer]\npeer_id = 2{INI_REST}"
     );
     let config = ini(&text).unwrap();
     assert_eq!(config.general.peer_id, 2);
@@ -204,13 +213,12 @@ fn peers_are_read_and_checked() {
 #[test]
 fn what_an_ini_asks_for_and_cannot_have_is_refused() {
     let auth_type = |name: &str| {
-        let text =
-            format!("[pgbouncer]\nauth_type=trust\n[databases]\na=\n[pgbouncer]\nauth_type = {name}\n");
+        let text = format!("[databases]\na=\n[pgbouncer]\nauth_type = {name}\n");
         ini(&text).map_err(without("log in"))
     };
-    assert_problem(auth_type("ldap"), 6, "auth_ldap_options", "needs a directory");
+    assert_problem(auth_type("ldap"), 4, "auth_ldap_options", "needs a directory");
     if cfg!(not(feature = "pam")) {
-        assert_problem(auth_type("pam"), 6, "auth_type", "built without pam");
+        assert_problem(auth_type("pam"), 4, "auth_type", "built without pam");
     }
     for line in [
         "client_tls_sslmode = disable\nclient_tls_ciphers = default\nclient_tls13_ciphers =",
@@ -219,6 +227,59 @@ fn what_an_ini_asks_for_and_cannot_have_is_refused() {
     ] {
         assert!(ini(&format!("[pgbouncer]\n{line}{INI_REST}")).unwrap().warnings.is_empty(), "{line}");
     }
+    // Of versions of TLS those that are safe are taken; one has to be left.
+    let protocols = |text: &str| ini(&format!("[pgbouncer]\nserver_tls_protocols = {text}{INI_REST}"));
+    let config = protocols("tlsv1.0, tlsv1.1:tlsv1.2").unwrap();
+    assert_eq!(config.general.server_tls.protocols, Versions { v1_2: true, v1_3: false });
+    assert!(matches!(&config.warnings[..], [told] if told.contains(":2: server_tls_protocols: TLS 1.0")));
+    assert_problem(protocols("tlsv1.1"), 2, "server_tls_protocols", "not safe");
+}
+
+#[test]
+fn lists_of_names_may_have_spaces_for_commas() {
+    let config = ini(&format!("[pgbouncer]\nadmin_users = a b\nstats_users = c,,\td{INI_REST}")).unwrap();
+    assert_eq!(config.general.admin_users, ["a", "b"]);
+    assert_eq!(config.general.stats_users, ["c", "d"]);
+}
+
+/// A file with two sections, or one that includes another with a section of its own.
+#[test]
+fn a_second_section_takes_the_settings_of_the_first_back_as_in_pgbouncer() {
+    let files = Files::new();
+    let list = files.write("list", "\"a\" \"b\"\n");
+    let rest = format!("auth_type = trust\nauth_file = {}\n", list.display());
+    let path = files.write(
+        "p.ini",
+        &format!(
+            "[databases]\na = host=h\n[pgbouncer]\nmax_client_conn = 7\npkt_buf = 8192\nserver_reset_query_always = 1\n\
+             {rest}[users]\na = pool_size=3\n[pgbouncer]\nauth_type = trust\npool_mode = statement\n"
+        ),
+    );
+    let config = config::load(&path).unwrap();
+    let General { max_client_conn, pool_mode, reset, .. } = config.general;
+    assert_eq!((max_client_conn, pool_mode, reset), (100, PoolMode::Statement, Reset::Auto));
+    assert!(config.database("a").is_some() && config.user("a").is_some_and(|user| user.secret.is_some()));
+    let told: Vec<_> = config.warnings.iter().filter(|warning| warning.contains("[pgbouncer]")).collect();
+    assert!(told.len() == 1 && told[0].contains("p.ini:11: "), "{told:?}");
+    assert!(
+        told[0].contains(": auth_type, max_client_conn, pkt_buf, server_reset_query_always; "),
+        "{told:?}"
+    );
+    let again = files.write("q.ini", &format!("[pgbouncer]\n[databases]\na = host=h\n[pgbouncer]\n{rest}"));
+    let told = config::load(&again).unwrap().warnings;
+    assert!(!told.iter().any(|warning| warning.contains("[pgbouncer]")), "{told:?}");
+}
+
+#[test]
+fn a_setting_of_a_database_or_user_that_is_minus_one_is_unset() {
+    let config = ini(&format!(
+        "[databases]\na = pool_size=-1 min_pool_size=-1 reserve_pool=-1 max_db_connections=-1 max_db_client_connections=-1\n\
+         [users]\nz = pool_size=-1 max_user_connections=-1 max_user_client_connections=-1\n\
+         [pgbouncer]\ndefault_pool_size = 7{INI_REST}"
+    ))
+    .unwrap();
+    assert_eq!(config.database("a").unwrap().pool_size, Some(7));
+    assert_eq!(config.user("z").unwrap().pool_size, None);
 }
 
 /// What is a mistake, and pgbouncer starts with it all the same.
@@ -237,6 +298,7 @@ fn what_pgbouncer_starts_with_is_a_warning_and_no_error() {
         ("min_pool_size = 50", 5, "50 is more than the pool size of 20"),
         ("auth_type = any\n[databases]\nother = host=h", 7, "needs a fixed user"),
         ("conffile = /somewhere", 5, "no meaning here"),
+        ("auth_dbname = nowhere\nauth_user = u", 5, "there is no database \"nowhere\""),
     ] {
         let config = load(lines).unwrap();
         let told: Vec<_> = config.warnings.iter().filter(|warning| !quiet.contains(warning)).collect();

@@ -2,23 +2,32 @@
 # Builds the .deb, installs it, starts pgvalet as its unit does, asks it something, and purges it again.
 #
 #   sudo bash packaging/test-deb.sh [--profile NAME]     NAME: the cargo profile to build (release)
+#   sudo bash packaging/test-deb.sh --deb FILE           of a package that is built already; wants nothing but Debian
 #
 # Wants root, for dpkg; fetches cargo-deb into .cache if it is missing. Nothing is left behind but the package itself,
 # in target/debian.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 profile=release
-[ "${1:-}" != --profile ] || profile=$2
+deb=''
+case ${1:-} in
+    --profile) profile=$2 ;;
+    --deb) deb=$(realpath "$2") ;;
+esac
 [ "$(id -u)" = 0 ] || { echo "this installs a package: run it as root" >&2; exit 1; }
 ! dpkg -s pgvalet >/dev/null 2>&1 || { echo "pgvalet is installed here already: this would remove it" >&2; exit 1; }
 
-PATH=$PWD/.cache/tools/bin:$PATH
-command -v cargo-deb >/dev/null || cargo install cargo-deb --locked --root .cache/tools
-
-strip=()
-[ "$profile" = release ] || strip=(--no-strip)
-deb=$(cargo deb --profile "$profile" "${strip[@]}" | tail -1)
+build() {
+    cd "$(dirname "${BASH_SOURCE[0]}")/.."
+    PATH=$PWD/.cache/tools/bin:$PATH
+    # What builds the package need not be fast itself.
+    command -v cargo-deb >/dev/null || CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_OPT_LEVEL=1 \
+        CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 cargo install cargo-deb --locked --root .cache/tools
+    local strip=()
+    [ "$profile" = release ] || strip=(--no-strip)
+    deb=$(cargo deb --profile "$profile" "${strip[@]}" | tail -1)
+}
+[ -n "$deb" ] || build
 dpkg --info "$deb"
 
 work=$(mktemp -d)

@@ -139,9 +139,9 @@ fn pgbouncer(program: &str, home: &Path, port: u16, peer: &Endpoint) -> Pgbounce
 }
 
 #[test]
-#[ignore = "needs pgbouncer 1.22 or later: PGBOUNCER=/path/to/pgbouncer cargo test --test peers -- --ignored"]
+#[ignore = "needs pgbouncer 1.22 or later, which tests/run.sh --pgbouncer fetches"]
 fn pgbouncer_and_pgvalet_are_peers() {
-    let program = std::env::var("PGBOUNCER").expect("PGBOUNCER names the program");
+    let program = std::env::var("PGVALET_PGBOUNCER").expect("PGVALET_PGBOUNCER names the program");
     let home = tempfile::tempdir().expect("a temporary directory");
     let valet = process(1).start();
     let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());

@@ -6,6 +6,7 @@
 #   bash tests/run.sh --drivers   with the whole of the driver suites (tests/drivers), not the short subset of some
 #   bash tests/run.sh --package   with the Debian package: built, installed, started and purged (wants root)
 #   bash tests/run.sh --features  with every combination of Cargo features: built, and the tests that depend on them
+#   bash tests/run.sh --pgbouncer only what compares with pgbouncer, with the newest one that Debian has
 #   bash tests/run.sh --regression  only PostgreSQL's own regression tests, in transaction pooling (about 5 minutes)
 #
 # PGVALET_PG_BIN chooses the PostgreSQL of the main run by the directory of its programs.
@@ -15,6 +16,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . tests/lib/postgres.sh
 # shellcheck source=tests/lib/regression.sh
 . tests/lib/regression.sh
+# shellcheck source=tests/lib/pgbouncer.sh
+. tests/lib/pgbouncer.sh
 
 # Major versions tested besides the installed one, and the test binaries whose outcome depends on the version.
 majors=(14 15 16 17 18)
@@ -26,14 +29,16 @@ all_drivers=false
 package=false
 features=false
 regression=false
+pgbouncer=false
 for argument in "$@"; do
     case $argument in
         --quick) quick=true ;;
         --drivers) all_drivers=true ;;
         --package) package=true ;;
         --features) features=true ;;
+        --pgbouncer) pgbouncer=true ;;
         --regression) regression=true ;;
-        -h | --help) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        -h | --help) sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 0 ;;
         *) echo "tests/run.sh: unknown argument $argument (see --help)" >&2; exit 2 ;;
     esac
 done
@@ -181,6 +186,14 @@ if $regression; then
     PGVALET_REGRESSION=$(fetch_regression "$(pg_cache_dir "$PWD")" "$main_bin")
     export PGVALET_REGRESSION PGVALET_PG_BIN=$main_bin
     step "$stage" cargo test --test regression_sql -- --ignored --nocapture
+    exit 0
+fi
+if $pgbouncer; then
+    stage='the newest pgbouncer'
+    PGVALET_PGBOUNCER=$(fetch_pgbouncer "$(pg_cache_dir "$PWD")")
+    export PGVALET_PGBOUNCER PGVALET_PG_BIN=$main_bin
+    step "$stage, $("$PGVALET_PGBOUNCER" --version | head -1)" \
+        cargo test --test side_by_side --test side_by_side_limits --test peers -- --include-ignored
     exit 0
 fi
 step 'PostgreSQL versions' find_other_versions

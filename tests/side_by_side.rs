@@ -260,7 +260,7 @@ fn the_same_work_leaves_the_same_counts() {
         let stats = show(&mut console, "STATS_TOTALS").into_iter().filter(of_app).collect();
         (picked(stats, &["xact_count", "query_count"]), pools, clients, servers)
     };
-    let [theirs, ours] = both(&cluster, "query_wait_timeout = 100\n");
+    let [theirs, ours] = both(&cluster, "query_wait_timeout = 100\nidle_transaction_timeout = 0\n");
     assert_eq!(counts(&theirs), counts(&ours));
 }
 
@@ -361,7 +361,7 @@ fn orders_do_the_same() {
             "WAIT_CLOSE app",
             "RECONNECT",
             "SET query_timeout = 5",
-            "SET query_wait_timeout=3",
+            "SET query_wait_timeout=300",
             "KILL alias",
             "RESUME alias",
         ] {

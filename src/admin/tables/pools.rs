@@ -2,7 +2,7 @@
 
 use crate::admin::table::{Column, Row, Type, Value};
 use crate::admin::{Admin, CONSOLE};
-use crate::config::{Database, Host, LoadBalance, PoolMode, resolve};
+use crate::config::{Config, Database, Host, LoadBalance, PoolMode, resolve};
 use crate::pool::{Duty, Pool};
 use Type::{Int4, Text};
 use std::collections::{BTreeMap, BTreeSet};
@@ -172,9 +172,9 @@ impl Admin {
             config.general.server_lifetime.map_or(0, |limit| limit.as_secs()).into(),
             "statement".into(),
             Value::Null,
+            config.general.max_db_connections.unwrap_or(0).into(),
             zero(),
-            zero(),
-            zero(),
+            config.general.max_db_client_connections.unwrap_or(0).into(),
             self.census.consoles().into(),
             zero(),
             zero(),
@@ -191,10 +191,9 @@ impl Admin {
             *servers.entry(pool.key.user.clone()).or_default() += pool.status().servers;
         }
         // Those that were looked up are there for as long as they have clients or servers.
-        let mut names: BTreeSet<Box<str>> = config.users.keys().map(|name| name.as_str().into()).collect();
+        let mut names: BTreeSet<Box<str>> = known_users(&config).map(Into::into).collect();
         names.extend(self.census.users());
         names.extend(servers.keys().map(|name| (**name).into()));
-        names.insert(CONSOLE.into());
         let limit = |limit: Option<Option<u32>>| limit.map(|limit| limit.unwrap_or(0).to_string());
         let row = |name: Box<str>| {
             let user = config.user(&name);
@@ -224,10 +223,10 @@ impl Admin {
         let connections: u32 = self.control.worker_loads().iter().sum();
         let clients: u32 = pools.iter().map(|pool| clients_of(pool)).sum::<u32>() + self.census.consoles();
         let servers: u32 = pools.iter().map(|pool| pool.status().servers).sum();
-        let users = config.users.len() + usize::from(!config.users.contains_key(CONSOLE));
+        let users: BTreeSet<&str> = known_users(&config).collect();
         let counts: [(&str, Value); 14] = [
             ("databases", (config.databases.len() + 1).into()),
-            ("users", users.into()),
+            ("users", users.len().into()),
             ("peers", config.peers.len().into()),
             ("pools", (self.registry.pools().len() + 1).into()),
             ("peer_pools", self.peers.counts().len().into()),
@@ -270,6 +269,15 @@ impl Admin {
         };
         self.control.worker_loads().into_iter().enumerate().map(row).collect()
     }
+}
+
+/// The users that the configuration names, those among them that only log in to servers of a database, and the console's.
+fn known_users(config: &Config) -> impl Iterator<Item = &str> {
+    let looks_up = |database: &Database| database.auth_user != config.general.auth_user;
+    let of_databases = config.databases.values().flat_map(move |database| {
+        [database.user.as_deref(), database.auth_user.as_deref().filter(|_| looks_up(database))]
+    });
+    config.users.keys().map(String::as_str).chain(of_databases.flatten()).chain([CONSOLE])
 }
 
 fn pool_row(pool: &Pool) -> Row {

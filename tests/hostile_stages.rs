@@ -196,9 +196,9 @@ fn what_is_no_tls_ends_its_connection_during_the_handshake_and_after_it() {
             let mut client = Client::login_over(stream, &valet.tcp(), &Role::Scram.login()).expect("a login");
             assert_eq!(client.value("SELECT 1"), "1");
             let Stream::Tls(tls) = client.stream() else { unreachable!("it is TLS") };
-            // Past TLS, into the connection.
-            (&tls.sock).write_all(bytes).expect("it is sent");
-            tls.sock.shutdown(std::net::Shutdown::Write).expect("it is there");
+            // Past TLS, into the connection, which may have ended by that.
+            let _ = (&tls.sock).write_all(bytes);
+            let _ = tls.sock.shutdown(std::net::Shutdown::Write);
             let rest = client.try_until_end().unwrap_or_default();
             assert!(rest.iter().all(|message| message.tag != b'D'), "{rest:?}");
         }

@@ -371,7 +371,7 @@ pub(super) static GENERAL: &[Setting<General>] = &[
         "Bytes of the kernel's buffers of each connection, one for each direction; 0: the system sizes them."),
 
     setting!(log_level => log.level: LogLevel = r#""info""#, reload,
-        "How much is logged: `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,pgvalet::pool=debug`. What the TLS library notes by itself is there only if the filter names it (`info,rustls=debug`)."),
+        "How much is logged: `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,pgvalet::pool=debug`. What the TLS library notes by itself is there only if the filter names it (`info,rustls=debug`), or with `-v`."),
     setting!(log_format => log.json: LogFormat = r#""text""#, restart,
         "Lines of text, or one JSON object a line."),
     setting!(verbose => log.verbose: Number<0> = "0", reload,

@@ -66,7 +66,7 @@ pub fn renew(log: &Log) {
 }
 
 /// What a stranger's bytes make rustls warn of is told where the connection ends, as far as the configuration wants it. Its own
-/// words are there for those who ask for them by name.
+/// words are there for those who ask for them by name, or for everything.
 const OF_OTHERS: &str = "rustls=error";
 
 /// The filter was checked when the configuration was read.
@@ -76,7 +76,8 @@ fn filter(log: &Log, asked: Asked) -> EnvFilter {
         1 => ",debug",
         _ => ",trace",
     };
-    EnvFilter::try_new(format!("{OF_OTHERS},{}{more}", log.level)).unwrap_or_else(|_| EnvFilter::new("info"))
+    let of_others = if more.is_empty() { OF_OTHERS } else { "" };
+    EnvFilter::try_new(format!("{of_others},{}{more}", log.level)).unwrap_or_else(|_| EnvFilter::new("info"))
 }
 
 /// Standard error and a file.

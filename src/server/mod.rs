@@ -28,6 +28,7 @@ use bytes::{Buf, BytesMut};
 use lru::LruCache;
 use std::io;
 use std::sync::Arc;
+use zeroize::Zeroize;
 
 /// Longest reply, in bytes, to a statement of pgvalet's own.
 const MAX_OWN_REPLY: usize = 256 << 20;
@@ -317,18 +318,18 @@ pub(crate) struct Reader {
 impl Reader {
     /// The next message.
     pub(crate) async fn next(&mut self, stream: &mut Stream) -> Result<(u8, BytesMut), ServerError> {
+        let mut chunk = [0; CHUNK];
         loop {
             if let Some(message) = split_message(&mut self.buffer)? {
                 return Ok(message);
             }
-            // In place: a copy elsewhere would be one more to wipe where it is a secret.
-            let held = self.buffer.len();
-            self.buffer.resize(held + CHUNK, 0);
-            let outcome = stream.read(&mut self.buffer[held..]).await;
-            self.buffer.truncate(held + outcome.as_ref().map_or(0, |count| *count));
-            if outcome? == 0 {
-                return Err(ServerError::Closed);
+            // Not in place: whoever asks may stop to wait, and what was made room for would stay.
+            match stream.read(&mut chunk).await? {
+                0 => return Err(ServerError::Closed),
+                count => self.buffer.extend_from_slice(&chunk[..count]),
             }
+            // It may have been a secret.
+            chunk.zeroize();
         }
     }
 

@@ -462,7 +462,7 @@ impl OwedQueue {
         let verdict = if is_ours { Verdict::Swallow } else { Verdict::Forward };
         match tag {
             b'G' => self.copy_in_begins(),
-            b'C' if self.copy != CopyIn::None => _ = self.copy_in_ends(false),
+            b'C' | b'I' | b's' if self.copy != CopyIn::None => _ = self.copy_in_ends(false),
             _ => {}
         }
         if ends {

@@ -76,7 +76,8 @@ impl OwedQueue {
     /// Where in the queue what was sent into the COPY ends.
     fn copy_stretch(&self) -> usize {
         let is_inside = |owed: &&Owed| matches!(owed, Owed::Sync | Owed::CopySyncs(_) | Owed::CopyData);
-        1 + self.queue.iter().skip(1).take_while(is_inside).count()
+        // A server can have ended the COPY in a way that no COPY ends: then there may be nothing.
+        (1 + self.queue.iter().skip(1).take_while(is_inside).count()).min(self.queue.len())
     }
 
     /// Whether data were sent into the COPY: it may have failed.
@@ -340,6 +341,18 @@ mod tests {
             assert_eq!(owed.ready(), Verdict::Forward, "two that are certain, and the one between the data");
         }
         assert_eq!(owed.ready(), Verdict::Violation);
+    }
+
+    /// What no PostgreSQL does; found by fuzzing.
+    #[test]
+    fn a_copy_that_ends_like_no_copy_is_over_too() {
+        for end in [b'I', b's'] {
+            let mut owed = queue([Owed::Execute]);
+            assert_eq!(owed.reply(b'G'), Verdict::Forward);
+            assert_eq!(owed.reply(end), Verdict::Forward);
+            assert!(owed.is_plain());
+            assert_eq!(owed.error(|_, _| {}), Verdict::Violation);
+        }
     }
 
     #[test]

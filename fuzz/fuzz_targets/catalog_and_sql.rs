@@ -15,7 +15,9 @@ fuzz_target!(|input: &[u8]| {
     assert_eq!(shapes.footprint(input, 1, || judged), judged);
     let rows: Vec<Vec<String>> = input
         .split(|&byte| byte == b'\n')
-        .map(|row| row.split(|&byte| byte == b'\t').map(|cell| String::from_utf8_lossy(cell).into_owned()).collect())
+        .map(|row| {
+            row.split(|&byte| byte == b'\t').map(|cell| String::from_utf8_lossy(cell).into_owned()).collect()
+        })
         .collect();
     let _ = classify(b"SELECT a FROM t", &CatalogFacts::from_rows(&rows), false);
 });

@@ -30,7 +30,9 @@ fuzz_target!(|input: &[u8]| {
                 backend::error_with_severity(&mut out, body, "FATAL");
                 assert!(matches!(Header::parse(&out), Ok(Some(copy)) if copy.total() == out.len()));
             }
-            b'Q' if known => assert!(frontend::read_query(&rest[..header.total().min(rest.len())]).len() <= rest.len()),
+            b'Q' if known => {
+                assert!(frontend::read_query(&rest[..header.total().min(rest.len())]).len() <= rest.len())
+            }
             _ => {}
         }
         if rest.len() < header.total() {

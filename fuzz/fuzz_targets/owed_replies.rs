@@ -6,7 +6,11 @@ use libfuzzer_sys::fuzz_target;
 use pgvalet::server::owed::{Naming, Owed, OwedQueue, Purpose, ShapeOf};
 
 fn naming(byte: u8) -> Box<Naming> {
-    Box::new(Naming { name: [byte & 3].into(), previous: None, prepares: (byte & 4 != 0).then_some(u64::from(byte)) })
+    Box::new(Naming {
+        name: [byte & 3].into(),
+        previous: None,
+        prepares: (byte & 4 != 0).then_some(u64::from(byte)),
+    })
 }
 
 fuzz_target!(|input: &[u8]| {
@@ -33,7 +37,9 @@ fuzz_target!(|input: &[u8]| {
             16 => drop(queue.error(|_, _| {})),
             17 => drop(queue.next_kept()),
             18 => drop(queue.unsettled(&[detail & 3]).is_some()),
-            19 => drop(queue.push(Owed::Shape(Box::new(ShapeOf { id: 1, stamp: 1, purpose: Purpose::Noted })))),
+            19 => {
+                drop(queue.push(Owed::Shape(Box::new(ShapeOf { id: 1, stamp: 1, purpose: Purpose::Noted }))))
+            }
             20 => drop(queue.take_shape()),
             21 => drop(queue.waits_for_copy()),
             22 => queue.leave_copy(),

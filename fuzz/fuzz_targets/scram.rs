@@ -3,8 +3,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use pgvalet::auth::keys::ClientKeys;
-use pgvalet::auth::scram::{ChannelBinding, Nonce};
 use pgvalet::auth::saslprep;
+use pgvalet::auth::scram::{ChannelBinding, Nonce};
 use pgvalet::auth::scram_client::ClientStart;
 use pgvalet::auth::scram_server::{Credentials, ServerBinding, ServerStart};
 use pgvalet::config::Secret;

@@ -11,7 +11,12 @@ fuzz_target!(|input: &[u8]| {
         if let Some(packet) = input.get(..length)
             && let Ok(Packet::Startup(startup)) = Packet::parse(packet)
         {
-            let _ = (startup.user(), startup.database(), startup.replication(), startup.protocol_options().count());
+            let _ = (
+                startup.user(),
+                startup.database(),
+                startup.replication(),
+                startup.protocol_options().count(),
+            );
             if let Some(text) = startup.get("options") {
                 let _ = options::parse(text);
             }

@@ -37,9 +37,9 @@ use tokio::task::yield_now;
 
 /// Turns of the runtime after which everything that can happen without new bytes has happened.
 const SETTLED: usize = 24;
-/// After which a client that ought to be served has been forgotten. A server whose client went away in the middle of a COPY keeps
-/// its place for a moment.
-const FORGOTTEN: Duration = Duration::from_secs(20);
+/// After which a client that ought to be served has been forgotten. Servers that owe an answer to a statement of pgvalet's own
+/// keep their places for 30 seconds.
+const FORGOTTEN: Duration = Duration::from_secs(60);
 /// Longest input; what matters happens within a few messages.
 const LONGEST: usize = 300;
 

@@ -11,7 +11,7 @@ use support::cluster::{Cluster, DATABASE, Role};
 use support::eventually;
 use support::frontend;
 use support::pgvalet::{Builder, Pgvalet};
-use support::programs::{Pgbench, SIMPLE_UPDATE, TPC_B};
+use support::programs::{Pgbench, TPC_B, simple_update};
 use support::wire::{Client, Login};
 use watch::Console;
 
@@ -288,7 +288,7 @@ fn work_that_leaves_nothing_behind_needs_no_reset() {
     let bench = Pgbench { clients: 10, threads: 10, transactions: 20, ..Pgbench::default() };
     for protocol in ["simple", "extended", "prepared"] {
         // As pgbench -S, with -N, and without either.
-        for script in [None, Some(SIMPLE_UPDATE.to_string()), Some(TPC_B.to_string())] {
+        for script in [None, Some(simple_update()), Some(TPC_B.to_string())] {
             let arguments = vec!["-D".into(), "scale=1".into()];
             let report = Pgbench { protocol, script, arguments, ..bench.clone() }.run(&valet.tcp(), &login);
             assert_eq!((report.processed, report.failed), (200, 0), "{protocol}: {:?}", report.output);

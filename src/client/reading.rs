@@ -7,7 +7,7 @@ use crate::client::sql_names::unhex;
 use crate::protocol::frame::HEADER;
 use crate::protocol::{Header, TxStatus, backend, frontend};
 use crate::server::owed::Owed;
-use crate::session::settings::{decides_reading, followed, is_role};
+use crate::session::settings::{followed, is_role, reading_question};
 use crate::session::{Footprint, Reported, Settings, Statement};
 use std::sync::Arc;
 
@@ -44,11 +44,6 @@ pub(super) enum Reading {
     /// Something in the same batch may have set them.
     Unknown,
 }
-
-/// Asks which settings decide how a text is read: those that the session has set, and those that are reported.
-const IN_FORCE: &str = "SELECT pg_catalog.lower(name), \
-    pg_catalog.encode(pg_catalog.convert_to(setting, 'UTF8'), 'hex'), source OPERATOR(pg_catalog.=) 'session' \
-    FROM pg_catalog.pg_settings";
 
 /// What the server says of how it reads a text at this point of the client's batch.
 #[derive(Debug)]
@@ -157,7 +152,7 @@ impl Relay {
             roles.set(name, value);
         }
         self.in_force = Some(Box::new(InForce(roles)));
-        self.run_once(IN_FORCE.as_bytes(), Owed::InForce);
+        self.run_once(reading_question().as_bytes(), Owed::InForce);
         self.to_server.insert(&mut self.from_client).extend_from_slice(&frontend::FLUSH);
     }
 
@@ -175,7 +170,7 @@ impl Relay {
             return;
         };
         let is_reported = || followed(name).is_some_and(|name| self.told.get(name.as_bytes()).is_some());
-        if decides_reading(name) && (*is_set == b"t" || is_reported()) {
+        if *is_set == b"t" || is_reported() {
             in_force.0.set(name, &value);
         }
     }

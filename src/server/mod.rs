@@ -326,10 +326,12 @@ impl Reader {
             // Not in place: whoever asks may stop to wait, and what was made room for would stay.
             match stream.read(&mut chunk).await? {
                 0 => return Err(ServerError::Closed),
-                count => self.buffer.extend_from_slice(&chunk[..count]),
+                count => {
+                    self.buffer.extend_from_slice(&chunk[..count]);
+                    // It may have been a secret.
+                    chunk[..count].zeroize();
+                }
             }
-            // It may have been a secret.
-            chunk.zeroize();
         }
     }
 

@@ -41,10 +41,16 @@ const READING: [&str; 16] = [
     "xmloption",
 ];
 
-/// Whether a setting, given in lower case, is one that decides how a text is read. Roles are.
+/// Asks which settings decide how a text is read now: their names in lower case, their values in hexadecimal, and whether the
+/// session has set them. Roles do not show among them.
 #[must_use]
-pub fn decides_reading(name: &str) -> bool {
-    READING.contains(&name)
+pub fn reading_question() -> String {
+    format!(
+        "SELECT pg_catalog.lower(name), pg_catalog.encode(pg_catalog.convert_to(setting, 'UTF8'), 'hex'), \
+         source OPERATOR(pg_catalog.=) 'session' FROM pg_catalog.pg_settings \
+         WHERE pg_catalog.lower(name) OPERATOR(pg_catalog.=) ANY ('{{{}}}'::pg_catalog.text[])",
+        READING.join(",")
+    )
 }
 
 /// Settings whose values a server can refuse though another has taken them: it depends on the catalog, on rights, or on what

@@ -4,6 +4,7 @@ mod support;
 #[path = "support/watch.rs"]
 mod watch;
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use support::backend::first_error;
@@ -135,11 +136,27 @@ fn simple(client: &mut Client, statements: &[&str]) {
 #[test]
 fn nothing_that_a_client_left_behind_reaches_the_next_one() {
     let cluster = prepared_cluster();
-    for reset in ["auto", "always"] {
+    for (reset, shares) in [("auto", false), ("always", false), ("always", true)] {
         let valet = one_server(&cluster, reset).start();
-        play_dirt(&valet, simple);
+        // A statement that the server is to keep, which another reset is for than for a server without any.
+        let sharer = RefCell::new(valet.client(Role::Postgres));
+        let send = |messages: &[Vec<u8>]| {
+            sharer.borrow_mut().send(&frontend::all(messages));
+            assert_eq!(first_error(&sharer.borrow_mut().until_ready()), None);
+        };
+        send(&[frontend::parse("shared", "SELECT 1"), frontend::sync()]);
+        let share = || {
+            if shares {
+                send(&[frontend::bind("", "shared", &[]), frontend::execute("", 0), frontend::sync()]);
+            }
+        };
+        play_dirt(&valet, |client, statements| {
+            share();
+            simple(client, statements);
+        });
         // The same by the extended protocol; several statements in one text are not for it.
         play_dirt(&valet, |client, statements| {
+            share();
             for sql in statements {
                 let single = sql.trim_start_matches("SELECT 1; ").trim_end_matches("; SELECT 2");
                 let reply = client.extended(single, &[]);
@@ -331,6 +348,34 @@ fn always_resets_after_each_lease() {
         (cluster.value(&format!("SELECT query FROM pg_stat_activity WHERE pid = {pid}")) == "DISCARD ALL")
             .then_some(())
     });
+    assert_eq!(console.stat("full_resets"), console.stat("resets"));
+}
+
+#[test]
+fn always_spares_the_statements_that_clients_share() {
+    let cluster = Cluster::shared();
+    let valet = one_server(cluster, "always").start();
+    let mut client = valet.client(Role::Trust);
+    client.send(&frontend::all(&[frontend::parse("s", "SELECT $1::int"), frontend::sync()]));
+    client.until_ready();
+    let mut console = Console::open(&valet);
+    let parses = console.stat("server_parses");
+    for number in 0..5 {
+        // What the client prepared by SQL goes all the same, and comes back for it alone.
+        simple(&mut client, &[&format!("PREPARE p{number} AS SELECT {number}")]);
+        let run = [frontend::bind("", "s", &[Some("7")]), frontend::execute("", 0), frontend::sync()];
+        client.send(&frontend::all(&run));
+        assert_eq!(support::backend::rows(&client.until_ready()), [[Some("7".to_string())]]);
+        assert_eq!(valet.client(Role::Trust).value(PREPARED.0), "0");
+    }
+    assert_eq!(console.stat("server_parses"), parses, "the server kept the statement");
+    assert_eq!(client.value("EXECUTE p0"), "0");
+    // A name that no text shows.
+    let function = "CREATE OR REPLACE FUNCTION prepares() RETURNS void LANGUAGE plpgsql AS \
+                    $$ BEGIN EXECUTE 'PREPARE hidden AS SELECT 1'; END $$";
+    simple(&mut client, &[function, "SELECT prepares()"]);
+    assert_eq!(valet.client(Role::Trust).value(PREPARED.0), "0");
+    cluster.sql("DROP FUNCTION prepares()");
     assert_eq!(console.stat("full_resets"), console.stat("resets"));
 }
 

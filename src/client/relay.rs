@@ -552,7 +552,14 @@ impl Relay {
     pub(super) fn reset_plan(&self) -> ResetPlan {
         match self.shard.with_policy(|policy| policy.reset) {
             Reset::Never => ResetPlan::Nothing,
-            Reset::Always => ResetPlan::Full,
+            Reset::Always => {
+                // Code that nobody read may have made statements too.
+                let unread = Footprint::EVERYTHING.union(Footprint::EXECUTES);
+                if self.sql_names.is_uncertain() || self.footprint.union(self.left).intersects(unread) {
+                    return ResetPlan::Full;
+                }
+                self.sql_names.reset(ResetPlan::Sparing(Vec::new()))
+            }
             Reset::Auto => {
                 let footprint = self.footprint.union(self.left);
                 // A server that nobody has would end by it.

@@ -154,11 +154,12 @@ impl SqlNames {
 
     /// `plan`, and the names dropped.
     pub(super) fn reset(&self, plan: ResetPlan) -> ResetPlan {
-        let mut statements = match plan {
+        let (mut statements, joined): (Vec<_>, fn(_) -> _) = match plan {
             ResetPlan::Full => return plan,
             plan if self.is_empty() => return plan,
-            ResetPlan::Nothing => Vec::new(),
-            ResetPlan::Components(statements) => statements,
+            ResetPlan::Nothing => (Vec::new(), ResetPlan::Components),
+            ResetPlan::Components(statements) => (statements, ResetPlan::Components),
+            ResetPlan::Sparing(statements) => (statements, ResetPlan::Sparing),
         };
         for name in self.names() {
             match std::str::from_utf8(name) {
@@ -169,7 +170,7 @@ impl SqlNames {
                 _ => return ResetPlan::Full,
             }
         }
-        ResetPlan::Components(statements)
+        joined(statements)
     }
 
     /// What the server has under this name.

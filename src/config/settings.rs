@@ -245,7 +245,7 @@ pub(super) static GENERAL: &[Setting<General>] = &[
         "Users who may look at the admin console."),
 
     setting!(reset: Word<Reset> = r#""auto""#, reload,
-        "What a server goes through between two clients: the least that makes it as new, a full reset, or nothing."),
+        "What a server goes through between two clients: the least that makes it as new, a full reset that spares only the prepared statements which clients share, or nothing."),
     setting!(server_reset_query: Text = r#""DISCARD ALL""#, reload,
         "What a full reset runs after `DISCARD ALL`, if it is anything else."),
     setting!(pin: Word<Pin> = r#""allow""#, reload,

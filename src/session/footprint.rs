@@ -216,6 +216,8 @@ pub enum ResetPlan {
     Nothing,
     /// These statements, in this order; they may be joined by `;` into one simple Query.
     Components(Vec<Cow<'static, str>>),
+    /// All that `DISCARD ALL` does but for prepared statements, which clients share, and then these statements.
+    Sparing(Vec<Cow<'static, str>>),
     /// `DISCARD ALL`, which PostgreSQL takes only in a Query of its own.
     Full,
 }

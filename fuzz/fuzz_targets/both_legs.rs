@@ -492,7 +492,7 @@ fn play(house: &mut House, input: &[u8]) {
     let (moves, whims) = input.split_at(middle);
     let mut clients = [house.client(), house.client()];
     house.runtime.block_on(settle());
-    *house.whims.borrow_mut() = whims.to_vec().into_iter();
+    *house.whims.borrow_mut() = Vec::from(whims).into_iter();
     for pair in moves.get(1..).unwrap_or_default().chunks_exact(2) {
         let who = usize::from(pair[0] >> 7);
         let number = house.number(who);

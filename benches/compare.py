@@ -140,7 +140,7 @@ def measure_cells(args, systems, cells):
                 note(f"round {number + 1}/{args.rounds}  {cell.name}  {system.name}")
                 measured = measure_copy if cell.kind.startswith("copy") else measure
                 try:
-                    has_backends = system.pid is None or system.name == FLOOR
+                    has_backends = system.pid is None or is_relay(system)
                     sample = SKIPPED if has_backends and cell.clients > CROWD else measured(args, system, cell)
                 except Failed as error:
                     sample = None
@@ -149,6 +149,10 @@ def measure_cells(args, systems, cells):
                 samples[cell, system].append(sample)
     note("")
     return samples, failures
+
+
+def is_relay(system):
+    return system.name.split(":")[0] == FLOOR
 
 
 def measure(args, system, cell):
@@ -282,7 +286,7 @@ def measure_syscalls(args, systems, cells):
     result = {}
     for cell in cells:
         for system in systems:
-            if system.pid is None or cell.clients > CROWD and system.name == FLOOR:
+            if system.pid is None or cell.clients > CROWD and is_relay(system):
                 continue
             note(f"system calls  {cell.name}  {system.name}")
             try:
@@ -327,7 +331,7 @@ def measure_memory(args, systems):
     """Bytes per idle client by system name. Runs first, while the poolers are as they started."""
     result = {}
     for system in systems:
-        if system.pid is None or system.name == FLOOR:  # one backend a client: nothing to compare
+        if system.pid is None or is_relay(system):  # one backend a client: nothing to compare
             continue
         note(f"memory of {args.idle} idle clients  {system.name}")
         try:

@@ -14,7 +14,7 @@ Usage: benches/compare.sh [OPTION ...]
   --pgvalet PATH[,PATH...]  builds of pgvalet to measure (default: target/release/pgvalet, built first)
   --set 'KEY = VALUE'       a general setting for pgvalet's configuration, TOML; may be repeated
   --also 'NAME: KEY = VALUE'  the first build once more as pgvalet:NAME, with this setting; may be repeated
-  --unix                    the first build once more as pgvalet:unix, with Unix sockets on both sides
+  --unix                    the relay and the first build once more, as relay:unix and pgvalet:unix, with Unix sockets on both sides
   --peers DIR               where bin/pgbouncer and bin/odyssey are (default: those on PATH)
   --only NAME[,NAME...]     only these systems besides the relay: direct, pgvalet, pgbouncer, odyssey
   --cells CELL[,CELL...]    KIND-CLIENTS; KIND is simple, extended, prepared, tpcb, pipeline, bulk, connect,
@@ -54,6 +54,10 @@ main() {
     systems=() pids=()
     wanted direct && systems+=(--system "direct,$PG_PORT")
     start relay "$work/relay" '{port}' "$PG_PORT"
+    if [ -n "$unix" ]; then
+        choose_port
+        start_at "$work" relay:unix "$work/relay" "$work/.s.PGSQL.{port}" "$PG_SOCKET/.s.PGSQL.$PG_PORT"
+    fi
     if wanted pgvalet; then start_pgvalets; fi
     if wanted pgbouncer; then start_pgbouncer; fi
     if wanted odyssey; then start_odyssey; fi
@@ -149,7 +153,7 @@ start_pgvalet() {
     [ "$host" = 127.0.0.1 ] || server=$PG_SOCKET
     choose_port
     {
-        printf '%s\n' "$@" "listen_port = $port" 'max_client_conn = 20000'
+        printf '%s\n' "$@" "listen_port = $port" 'max_client_conn = 20000' 'log_connections = false' 'log_disconnections = false'
         if [ "$host" = 127.0.0.1 ]; then echo 'listen_addr = "127.0.0.1"'; else echo "unix_socket_dir = \"$host\""; fi
         printf '%s\n' '[databases.bench]' "host = \"$server\"" "port = $PG_PORT" "pool_size = $servers"
         printf '%s\n' '[users.bench]' 'password = "bench"'
@@ -244,7 +248,7 @@ start_at() {
         [ "$SECONDS" -lt "$deadline" ] || die "$name does not listen on port $port: $(tail -5 "$log")"
         sleep 0.1
     done
-    [ "$name" = relay ] || PGPASSWORD=bench "$PG_BIN/psql" -XAtq -h "$host" -p "$port" -U bench -d bench -c 'SELECT 1' \
+    [[ $name = relay* ]] || PGPASSWORD=bench "$PG_BIN/psql" -XAtq -h "$host" -p "$port" -U bench -d bench -c 'SELECT 1' \
         >/dev/null || die "$name does not answer: $(tail -5 "$log")"
 }
 

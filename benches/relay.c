@@ -7,7 +7,7 @@
 // What a peer does not take at once is kept and its source is not read until it is gone, so that large results stream
 // in bounded memory and neither side can block the other clients.
 //
-// Build: cc -O2 -o relay relay.c        Run: relay LISTEN_PORT BACKEND_PORT        (both on 127.0.0.1)
+// Build: cc -O2 -o relay relay.c        Run: relay LISTEN BACKEND        (ports on 127.0.0.1, or paths of Unix sockets)
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -19,6 +19,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 enum { BUFFER = 64 * 1024, EVENTS = 256, BACKLOG = 4096 };
@@ -40,9 +41,28 @@ static void fail(const char *what) {
     exit(1);
 }
 
-static struct sockaddr_in loopback(const char *port) {
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    address.sin_port = htons((uint16_t)atoi(port));
+union address {
+    struct sockaddr any;
+    struct sockaddr_in in;
+    struct sockaddr_un un;
+};
+
+static socklen_t length(const union address *address) {
+    return address->any.sa_family == AF_UNIX ? sizeof address->un : sizeof address->in;
+}
+
+static union address parse(const char *text) {
+    union address address = {.un = {.sun_family = AF_UNIX}};
+    if (strchr(text, '/')) {
+        if (strlen(text) >= sizeof address.un.sun_path) {
+            fputs("the path of a socket is too long\n", stderr);
+            exit(2);
+        }
+        strcpy(address.un.sun_path, text);
+    } else {
+        address.in = (struct sockaddr_in){.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+        address.in.sin_port = htons((uint16_t)atoi(text));
+    }
     return address;
 }
 
@@ -74,26 +94,26 @@ static void bury(void) {
     }
 }
 
-static struct end *new_end(int fd) {
+static struct end *new_end(int fd, int family) {
     int on = 1;
     struct end *end = calloc(1, sizeof *end);
     if (!end) fail("calloc");
     end->fd = fd;
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    if (family == AF_INET) setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     return end;
 }
 
-static void accept_client(int listener, const struct sockaddr_in *backend) {
+static void accept_client(int listener, int family, const union address *backend) {
     int client = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (client < 0) return;
-    int server = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (server < 0 || connect(server, (const struct sockaddr *)backend, sizeof *backend)) {
+    int server = socket(backend->any.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (server < 0 || connect(server, &backend->any, length(backend))) {
         perror("backend");
         close(client);
         if (server >= 0) close(server);
         return;
     }
-    struct end *near = new_end(client), *far = new_end(server);
+    struct end *near = new_end(client, family), *far = new_end(server, backend->any.sa_family);
     near->other = far;
     far->other = near;
     watch(near, EPOLL_CTL_ADD, EPOLLIN);
@@ -145,13 +165,13 @@ static void send_unsent(struct end *to) {
 
 int main(int argc, char **argv) {
     if (argc != 3) {
-        fputs("usage: relay LISTEN_PORT BACKEND_PORT\n", stderr);
+        fputs("usage: relay LISTEN BACKEND\n", stderr);
         return 2;
     }
-    struct sockaddr_in here = loopback(argv[1]), backend = loopback(argv[2]);
-    int on = 1, listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    union address here = parse(argv[1]), backend = parse(argv[2]);
+    int on = 1, listener = socket(here.any.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    if (bind(listener, (struct sockaddr *)&here, sizeof here) || listen(listener, BACKLOG)) fail("listen");
+    if (bind(listener, &here.any, length(&here)) || listen(listener, BACKLOG)) fail("listen");
     epoll = epoll_create1(EPOLL_CLOEXEC);
     struct epoll_event events[EVENTS], accepting = {.events = EPOLLIN, .data.ptr = NULL};
     if (epoll_ctl(epoll, EPOLL_CTL_ADD, listener, &accepting)) fail("epoll_ctl");
@@ -162,7 +182,7 @@ int main(int argc, char **argv) {
             struct end *end = events[i].data.ptr;
             bool hung_up = events[i].events & (EPOLLHUP | EPOLLERR);
             if (!end) {
-                accept_client(listener, &backend);
+                accept_client(listener, here.any.sa_family, &backend);
             } else if (end->fd < 0) {
                 continue; // closed earlier in this turn
             } else if (events[i].events & EPOLLOUT) {

@@ -3,7 +3,7 @@
 #
 # Usage: bash packaging/pgo.sh [SECONDS]        SECONDS of each kind of work to watch (default 5)
 #
-# Wants what benches/compare.sh wants, and llvm-profdata of the toolchain: rustup component add llvm-tools.
+# Wants what benches/compare.sh and benches/logins.sh want, and llvm-profdata of the toolchain: rustup component add llvm-tools.
 # The program is target/pgo/release/pgvalet below the target folder of cargo.
 set -euo pipefail
 
@@ -32,6 +32,8 @@ build watched "-Cprofile-generate=$profiles"
 echo '== watching it at work'
 bash benches/compare.sh --pgvalet "$target/watched/pgvalet" --only pgvalet --cells "$kinds" --seconds "$seconds" --rounds 1 \
     --syscalls '' --idle 500 >"$target/watched/report.md"
+bash benches/logins.sh --pgvalet "$target/watched/pgvalet" --cells tls-8,plain-64 --seconds "$seconds" --rounds 1 --idle 0 \
+    >>"$target/watched/report.md"
 "$profdata" merge -o "$profiles/merged.profdata" "$profiles"/*.profraw
 echo '== building with what was seen'
 build release "-Cprofile-use=$profiles/merged.profdata"

@@ -2,16 +2,19 @@
 # Builds the .deb, installs it, starts pgvalet as its unit does, asks it something, and purges it again.
 #
 #   sudo bash packaging/test-deb.sh [--profile NAME]     NAME: the cargo profile to build (release)
+#   sudo bash packaging/test-deb.sh --pgo [SECONDS]      built with a profile of itself at work: packaging/pgo.sh
 #   sudo bash packaging/test-deb.sh --deb FILE           of a package that is built already; wants nothing but Debian
 #
 # Wants root, for dpkg; fetches cargo-deb into .cache if it is missing. Nothing is left behind but the package itself,
-# in target/debian.
+# in target/debian, or target/pgo/debian.
 set -euo pipefail
 
 profile=release
 deb=''
+pgo=''
 case ${1:-} in
     --profile) profile=$2 ;;
+    --pgo) pgo=${2:-5} ;;
     --deb) deb=$(realpath "$2") ;;
 esac
 [ "$(id -u)" = 0 ] || { echo "this installs a package: run it as root" >&2; exit 1; }
@@ -23,9 +26,15 @@ build() {
     # What builds the package need not be fast itself.
     command -v cargo-deb >/dev/null || CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_OPT_LEVEL=1 \
         CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 cargo install cargo-deb --locked --root .cache/tools
-    local strip=()
+    local strip=() build=()
+    if [ -n "$pgo" ]; then
+        bash packaging/pgo.sh "$pgo"
+        CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-target}/pgo
+        export CARGO_TARGET_DIR
+        build=(--no-build)
+    fi
     [ "$profile" = release ] || strip=(--no-strip)
-    deb=$(cargo deb --profile "$profile" "${strip[@]}" | tail -1)
+    deb=$(cargo deb --profile "$profile" "${build[@]}" "${strip[@]}" | tail -1)
 }
 [ -n "$deb" ] || build
 dpkg --info "$deb"

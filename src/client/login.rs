@@ -346,7 +346,7 @@ async fn log_in(
         return Ok(Login::Session(Box::new(session)));
     }
     let route = || {
-        let shard = context.shards.shard(plan);
+        let shard = context.shards.shard_for(&database_name, &user_name, plan);
         shard.ok_or_else(|| unknown("Add it to the [databases] of pgvalet's configuration."))
     };
     let mut shard = route()?;

@@ -13,8 +13,12 @@ use crate::server::login::Target;
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::sync::mpsc::UnboundedSender;
+
+/// Users whose pool a worker remembers for each database: where anybody may come, names are without number.
+const KNOWN_USERS: usize = 1024;
 
 /// A server on its way to another worker.
 #[derive(Debug)]
@@ -53,6 +57,8 @@ pub struct Blueprint {
 #[derive(Debug)]
 pub struct Registry {
     workers: usize,
+    /// Counts the configurations that were put in force.
+    generation: AtomicU64,
     pub(super) inner: Mutex<Inner>,
 }
 
@@ -84,7 +90,7 @@ impl Registry {
             stats: HashMap::new(),
             unused: Unused::default(),
         };
-        Registry { workers, inner: Mutex::new(inner) }
+        Registry { workers, generation: AtomicU64::new(0), inner: Mutex::new(inner) }
     }
 
     /// The pool that `plan` wants under the configuration in force, made if it is not there. `None` if it wants none.
@@ -119,6 +125,7 @@ impl Registry {
             }
         }
         inner.config = config;
+        self.generation.fetch_add(1, Ordering::SeqCst);
     }
 
     /// The configuration in force.
@@ -235,8 +242,26 @@ pub struct Shards {
     jobs: UnboundedSender<(Rc<Shard>, Job)>,
     siblings: Rc<[UnboundedSender<Parcel>]>,
     shards: RefCell<HashMap<PoolKey, Rc<Shard>>>,
+    /// What clients were given lately, so that the next login of the same kind asks nobody.
+    known: RefCell<Known>,
     /// Shards of retired pools that may still have servers or clients.
     leaving: RefCell<Vec<Rc<Shard>>>,
+}
+
+/// Shards by database and user, as clients name them, under one configuration.
+#[derive(Debug, Default)]
+struct Known {
+    generation: u64,
+    shards: HashMap<Box<str>, HashMap<Box<str>, Rc<Shard>>>,
+}
+
+impl Known {
+    fn forget_retired(&mut self) {
+        self.shards.retain(|_, users| {
+            users.retain(|_, shard| !shard.pool.is_retired());
+            !users.is_empty()
+        });
+    }
 }
 
 /// The worker's end of its keeper.
@@ -265,8 +290,38 @@ impl Shards {
             jobs,
             siblings: siblings.into(),
             shards: RefCell::default(),
+            known: RefCell::default(),
             leaving: RefCell::default(),
         }
+    }
+
+    /// The same as [`shard`](Shards::shard) for a client that names this database and this user, which is all that `plan`
+    /// goes by.
+    pub fn shard_for(
+        &self,
+        database: &str,
+        user: &str,
+        plan: impl FnOnce(&Config) -> Option<Blueprint>,
+    ) -> Option<Rc<Shard>> {
+        // What is put in force while the pool is looked up makes it unknown again.
+        let generation = self.registry.generation.load(Ordering::SeqCst);
+        if self.known.borrow().generation != generation {
+            *self.known.borrow_mut() = Known { generation, ..Known::default() };
+        }
+        let known = self.known.borrow().shards.get(database).and_then(|users| users.get(user)).cloned();
+        if let Some(shard) = known
+            && !shard.pool.is_retired()
+        {
+            return Some(shard);
+        }
+        let shard = self.shard(plan)?;
+        let mut known = self.known.borrow_mut();
+        let users = known.shards.entry(database.into()).or_default();
+        if users.len() >= KNOWN_USERS {
+            users.clear();
+        }
+        users.insert(user.into(), shard.clone());
+        Some(shard)
     }
 
     /// This worker's shard of the pool that `plan` wants under the configuration in force.
@@ -337,6 +392,9 @@ impl Shards {
         let mut shards = self.shards.borrow_mut();
         let retired: Vec<PoolKey> =
             shards.iter().filter(|(_, shard)| shard.pool.is_retired()).map(|(key, _)| key.clone()).collect();
+        if !retired.is_empty() || !self.leaving.borrow().is_empty() {
+            self.known.borrow_mut().forget_retired();
+        }
         for key in retired {
             self.leaving.borrow_mut().extend(shards.remove(&key));
         }

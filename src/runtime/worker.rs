@@ -23,7 +23,6 @@ use std::time::Duration;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
-use tokio::time::MissedTickBehavior;
 
 /// How often a worker looks at the clock for its clients and servers.
 const SWEEP: Duration = Duration::from_millis(100);
@@ -139,8 +138,7 @@ pub async fn run(seed: Seed) {
             mailroom.sort(post);
         }
     });
-    let mut sweep = alarm::interval(SWEEP);
-    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let sweep = alarm::ticks(SWEEP);
     loop {
         tokio::select! {
             command = commands.recv() => match command {
@@ -168,7 +166,7 @@ pub async fn run(seed: Seed) {
                 Some(Command::Stop) | None => break,
             },
             Some(parcel) = parcels.recv() => context.shards.receive(parcel, Moment::now()),
-            _ = sweep.tick() => {
+            () = sweep.notified() => {
                 let now = Moment::now();
                 context.shards.sweep(now);
                 context.sweep_clients(now);

@@ -21,6 +21,7 @@ use support::backend::Message;
 use support::cluster::{Cluster, DATABASE, Role};
 use support::frontend::{self, sasl_initial, sasl_response};
 use support::install::Install;
+use support::memory::occurrences;
 use support::pgvalet::{Builder, Pgvalet};
 use support::programs::psql_with;
 use support::tls::{Authority, Dial, Files, Wanted};
@@ -165,6 +166,39 @@ fn a_token_of_every_algorithm_lets_its_user_in() {
             "ES384" => drop(login(&valet, "alice", &token).expect(algorithm)),
             _ => refused(&valet, "alice", &token, "validator.algorithms"),
         }
+    }
+}
+
+#[test]
+fn a_token_is_gone_when_it_was_checked() {
+    let setup = Setup::new();
+    let good = setup.token(&with("jti", json!("as good as gold")));
+    let expired = setup.token(&with("exp", json!(1)));
+    let forged = SigningKey::new("first", "ES256").token("ES256", &claims());
+    let valet = setup.start(&rule(""));
+    for _ in 0..3 {
+        login(&valet, "alice", &good).expect("a good one").value("SELECT 1");
+        login(&valet, "alice", &forged).expect_err("a forged one");
+        login(&valet, "alice", &expired).expect_err("an old one");
+    }
+    let takes_passwords = setup.start(&rule("validator.as_password=1"));
+    for _ in 0..3 {
+        let login = |token| {
+            let login = Login::new("alice", DATABASE).password(token);
+            Client::login(&takes_passwords.unix(), &login)
+        };
+        login(&good).expect("a good one").value("SELECT 1");
+        login(&forged).expect_err("a forged one");
+        login(&expired).expect_err("an old one");
+    }
+    for (valet, token) in [&valet, &takes_passwords]
+        .iter()
+        .flat_map(|valet| [&good, &forged, &expired].map(|token| (valet, token)))
+    {
+        let parts: Vec<_> = token.split('.').collect();
+        // The signature is what nobody else can make; what it signs may be read by itself.
+        assert_eq!(occurrences(valet.pid(), parts[2].as_bytes()), 0, "{token}");
+        assert_eq!(occurrences(valet.pid(), parts[1].as_bytes()), 0, "{token}");
     }
 }
 

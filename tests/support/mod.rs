@@ -12,6 +12,7 @@ pub mod differential;
 pub mod frontend;
 pub mod guard;
 pub mod install;
+pub mod memory;
 pub mod pgvalet;
 pub mod poolers;
 pub mod programs;

@@ -156,7 +156,7 @@ fn beside(directory: &Path, file: &str) -> PathBuf {
     std::path::absolute(&path).unwrap_or(path)
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "oauth"))]
 mod tests {
     use super::super::tests::only;
     use super::super::{Method, Rule};

@@ -427,6 +427,7 @@ mod tests {
         }
     }
 
+    #[cfg(any(feature = "ldap", feature = "oauth"))]
     /// The one rule of a file.
     pub(super) fn only(text: &str) -> Result<Rule, String> {
         let mut outcome = hba(text);

@@ -75,6 +75,8 @@ install_what_is_missing() {
     # For the comparison with pgbouncer, and the scripts that watch it.
     command -v pgbouncer >/dev/null || [ -x /usr/sbin/pgbouncer ] || further+=(pgbouncer)
     command -v check_postgres >/dev/null || further+=(check-postgres)
+    # What counts instructions.
+    command -v valgrind >/dev/null || further+=(valgrind)
 
     if [ ${#packages[@]} -gt 0 ]; then
         say "installing ${packages[*]} with apt"

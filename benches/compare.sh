@@ -11,7 +11,8 @@ set -Eeuo pipefail
 usage() {
     cat <<'USAGE'
 Usage: benches/compare.sh [OPTION ...]
-  --pgvalet PATH[,PATH...]  builds of pgvalet to measure (default: target/release/pgvalet, built first)
+  --pgvalet [NAME=]PATH[,...]  builds of pgvalet to measure, shown as pgvalet:NAME (`=PATH`: as pgvalet), or by number where
+                            there are several                             (default: target/release/pgvalet, built first)
   --set 'KEY = VALUE'       a general setting for pgvalet's configuration, TOML; may be repeated
   --also 'NAME: KEY = VALUE'  the first build once more as pgvalet:NAME, with this setting; may be repeated
   --unix                    the relay and the first build once more, as relay:unix and pgvalet:unix, with Unix sockets on both sides
@@ -134,12 +135,15 @@ start_pgvalets() {
     local path paths=() name number=0
     IFS=, read -ra paths <<<"$pgvalets"
     for path in "${paths[@]}"; do
-        [ -x "$path" ] || die "no such program: $path"
         number=$((number + 1))
         name=pgvalet
         [ ${#paths[@]} = 1 ] || name=pgvalet:$number
+        [[ $path != *=* ]] || name=pgvalet:${path%%=*}
+        name=${name%:} path=${path#*=}
+        [ -x "$path" ] || die "no such program: $path"
         start_pgvalet "$name" "$path" 127.0.0.1 "${settings[@]}"
     done
+    paths[0]=${paths[0]#*=}
     for name in "${also[@]}"; do
         start_pgvalet "pgvalet:${name%%:*}" "${paths[0]}" 127.0.0.1 "${settings[@]}" "${name#*: }"
     done

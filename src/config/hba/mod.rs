@@ -427,8 +427,8 @@ mod tests {
         }
     }
 
-    #[cfg(any(feature = "ldap", feature = "oauth"))]
     /// The one rule of a file.
+    #[cfg(feature = "oauth")]
     pub(super) fn only(text: &str) -> Result<Rule, String> {
         let mut outcome = hba(text);
         match outcome.problems.pop() {

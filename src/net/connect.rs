@@ -20,7 +20,7 @@ pub async fn connect(host: &Host, port: u16, options: &Tcp) -> io::Result<Socket
         }
         Host::Unix(directory) => {
             let path = unix::socket_path(directory, port);
-            UnixStream::connect(unix::for_system(&path)).await.map(Socket::from)
+            UnixStream::connect(unix::for_system(&path)).await.and_then(Socket::try_from)
         }
     }
 }
@@ -32,7 +32,7 @@ pub async fn connect(host: &Host, port: u16, options: &Tcp) -> io::Result<Socket
 pub async fn connect_to(address: &Address) -> io::Result<Socket> {
     match address {
         Address::Tcp(address) => TcpStream::connect(address).await.map(Socket::from),
-        Address::Unix(path) => UnixStream::connect(unix::for_system(path)).await.map(Socket::from),
+        Address::Unix(path) => UnixStream::connect(unix::for_system(path)).await.and_then(Socket::try_from),
     }
 }
 

@@ -4,18 +4,24 @@
 //! what is done here for each of them is the least: a look at the readiness that the runtime knows, the system call, and
 //! no second entry into the list of those who wait for the socket. Short reads and writes clear the readiness, which spares
 //! the call that would only return `EAGAIN`.
+//!
+//! A Unix socket tells that it can be written to each time that its peer has read something, which wakes a worker for
+//! nothing. So it is asked to tell only where a write was short, and for a while after that.
 
 use crate::net::{Buffer, Buffers, unix};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
-use std::io::{self, IoSlice, Read};
+use std::io::{self, IoSlice, Read, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncWrite, Interest};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::TcpStream;
 use tokio::task::coop;
 
 /// A connected socket, registered with the runtime of one worker.
@@ -25,7 +31,12 @@ pub struct Socket {
     /// The task that is woken when there is something to read, as its waker's address. As long as a waker is with the
     /// runtime its task is in memory, so no other task can have the same address. [`UNKNOWN`] and [`DRAINED`]: none.
     awaited_by: usize,
+    /// Whole writes to go until a Unix socket tells no more when it can be written to; 0: it does not tell.
+    tells_writable: u8,
 }
+
+/// [`Socket::tells_writable`] after a short write.
+const WHOLE_WRITES: u8 = 64;
 
 /// Nobody is known to wait for something to read.
 const UNKNOWN: usize = 0;
@@ -45,7 +56,7 @@ enum Kind {
     /// Over TCP.
     Tcp(TcpStream),
     /// Over a Unix socket.
-    Unix(UnixStream),
+    Unix(AsyncFd<UnixStream>),
     /// On its way to another worker.
     Away(Detached),
     /// Given up.
@@ -58,7 +69,7 @@ pub enum Detached {
     /// Over TCP.
     Tcp(std::net::TcpStream),
     /// Over a Unix socket.
-    Unix(std::os::unix::net::UnixStream),
+    Unix(UnixStream),
 }
 
 /// Where the other end of a connection is.
@@ -92,7 +103,7 @@ impl Address {
 
 impl Socket {
     /// A socket that is given up.
-    pub const CLOSED: Socket = Socket { kind: Kind::Closed, awaited_by: UNKNOWN };
+    pub const CLOSED: Socket = Socket { kind: Kind::Closed, awaited_by: UNKNOWN, tells_writable: 0 };
 
     /// Reads into `into`; `Ok(0)` is the end of the stream.
     #[inline]
@@ -146,14 +157,45 @@ impl Socket {
     pub fn poll_write(&mut self, cx: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
         loop {
             if let Some(outcome) = self.transmit(from) {
+                if self.tells_writable > 0 && outcome == Ok(from.len()) {
+                    self.written_whole(cx)?;
+                }
                 return Poll::Ready(outcome.map_err(io::Error::from));
             }
-            ready!(match &self.kind {
-                Kind::Tcp(stream) => stream.poll_write_ready(cx),
-                Kind::Unix(stream) => stream.poll_write_ready(cx),
-                Kind::Away(_) | Kind::Closed => Poll::Ready(Err(not_connected())),
-            })?;
+            ready!(self.poll_writable(cx))?;
         }
+    }
+
+    #[cold]
+    fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if matches!(self.kind, Kind::Unix(_)) && self.tells_writable == 0 {
+            self.register_anew(cx, Interest::READABLE | Interest::WRITABLE)?;
+        }
+        match &self.kind {
+            Kind::Tcp(stream) => stream.poll_write_ready(cx),
+            Kind::Unix(stream) => {
+                self.tells_writable = WHOLE_WRITES;
+                stream.poll_write_ready(cx).map_ok(drop)
+            }
+            Kind::Away(_) | Kind::Closed => Poll::Ready(Err(not_connected())),
+        }
+    }
+
+    /// A Unix socket has taken all of a write, although it has not lately.
+    #[cold]
+    fn written_whole(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        self.tells_writable -= 1;
+        if self.tells_writable == 0 { self.register_anew(cx, Interest::READABLE) } else { Ok(()) }
+    }
+
+    /// Has a Unix socket tell of other things than before. Who waited for it is polled once more, to wait anew.
+    fn register_anew(&mut self, cx: &mut Context<'_>, interest: Interest) -> io::Result<()> {
+        if let Kind::Unix(stream) = std::mem::replace(&mut self.kind, Kind::Closed) {
+            self.kind = Kind::Unix(register(stream.into_inner(), interest)?);
+            self.awaited_by = UNKNOWN;
+            cx.waker().wake_by_ref();
+        }
+        Ok(())
     }
 
     /// Whether a read could return something; makes no system call.
@@ -172,7 +214,7 @@ impl Socket {
         }
         let outcome = match &self.kind {
             Kind::Tcp(stream) => stream.poll_read_ready(cx),
-            Kind::Unix(stream) => stream.poll_read_ready(cx),
+            Kind::Unix(stream) => stream.poll_read_ready(cx).map_ok(drop),
             Kind::Away(_) | Kind::Closed => Poll::Ready(Err(not_connected())),
         };
         // A task that has used up its budget is to yield: the runtime has woken it again, and let nobody wait here.
@@ -232,7 +274,9 @@ impl Socket {
         // What is not told by the attempt is only that nothing can be done now.
         let _ = match &self.kind {
             Kind::Tcp(stream) => stream.try_io(interest, || work(stream.as_fd())),
-            Kind::Unix(stream) => stream.try_io(interest, || work(stream.as_fd())),
+            // It is not registered for that: the call itself tells.
+            Kind::Unix(stream) if interest.is_writable() && self.tells_writable == 0 => work(stream.as_fd()),
+            Kind::Unix(stream) => stream.try_io(interest, |stream| work(stream.as_fd())),
             Kind::Away(_) | Kind::Closed => {
                 attempt.outcome = Some(Err(Errno::NOTCONN));
                 Ok(())
@@ -267,10 +311,16 @@ impl Socket {
         cx: &mut Context<'_>,
         from: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.kind {
-            Kind::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, from),
-            Kind::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, from),
-            Kind::Away(_) | Kind::Closed => Poll::Ready(Err(not_connected())),
+        loop {
+            match &mut self.kind {
+                Kind::Tcp(stream) => return Pin::new(stream).poll_write_vectored(cx, from),
+                Kind::Unix(_) => match self.try_write_vectored(from) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    outcome => return Poll::Ready(outcome),
+                },
+                Kind::Away(_) | Kind::Closed => return Poll::Ready(Err(not_connected())),
+            }
+            ready!(self.poll_writable(cx))?;
         }
     }
 
@@ -278,7 +328,8 @@ impl Socket {
     pub fn try_write_vectored(&self, from: &[IoSlice<'_>]) -> io::Result<usize> {
         match &self.kind {
             Kind::Tcp(stream) => stream.try_write_vectored(from),
-            Kind::Unix(stream) => stream.try_write_vectored(from),
+            Kind::Unix(stream) if self.tells_writable == 0 => stream.get_ref().write_vectored(from),
+            Kind::Unix(stream) => stream.try_io(Interest::WRITABLE, |mut stream| stream.write_vectored(from)),
             Kind::Away(_) | Kind::Closed => Err(not_connected()),
         }
     }
@@ -291,7 +342,7 @@ impl Socket {
         let socket = std::mem::replace(self, Socket::CLOSED);
         self.kind = match socket.kind {
             Kind::Tcp(stream) => Kind::Away(Detached::Tcp(stream.into_std()?)),
-            Kind::Unix(stream) => Kind::Away(Detached::Unix(stream.into_std()?)),
+            Kind::Unix(stream) => Kind::Away(Detached::Unix(stream.into_inner())),
             other => other,
         };
         Ok(())
@@ -328,7 +379,7 @@ impl Socket {
         match &self.kind {
             Kind::Tcp(stream) => stream.peer_addr().ok().map(Address::Tcp),
             Kind::Unix(stream) => {
-                let peer = stream.peer_addr().ok()?;
+                let peer = stream.get_ref().peer_addr().ok()?;
                 unix::from_system(peer.as_pathname(), peer.as_abstract_name()).map(Address::Unix)
             }
             Kind::Away(_) | Kind::Closed => None,
@@ -338,19 +389,21 @@ impl Socket {
 
 impl From<TcpStream> for Socket {
     fn from(stream: TcpStream) -> Socket {
-        Socket { kind: Kind::Tcp(stream), awaited_by: UNKNOWN }
+        Socket { kind: Kind::Tcp(stream), ..Socket::CLOSED }
     }
 }
 
-impl From<UnixStream> for Socket {
-    fn from(stream: UnixStream) -> Socket {
-        Socket { kind: Kind::Unix(stream), awaited_by: UNKNOWN }
+impl TryFrom<tokio::net::UnixStream> for Socket {
+    type Error = io::Error;
+
+    fn try_from(stream: tokio::net::UnixStream) -> io::Result<Socket> {
+        Detached::Unix(stream.into_std()?).attach()
     }
 }
 
 impl From<Detached> for Socket {
     fn from(detached: Detached) -> Socket {
-        Socket { kind: Kind::Away(detached), awaited_by: UNKNOWN }
+        Socket { kind: Kind::Away(detached), ..Socket::CLOSED }
     }
 }
 
@@ -359,7 +412,9 @@ impl Socket {
     #[must_use]
     pub fn peer_uid(&self) -> Option<u32> {
         match &self.kind {
-            Kind::Unix(stream) => stream.peer_cred().ok().map(|peer| peer.uid()),
+            Kind::Unix(stream) => {
+                rustix::net::sockopt::socket_peercred(stream).ok().map(|peer| peer.uid.as_raw())
+            }
             _ => None,
         }
     }
@@ -370,7 +425,7 @@ impl Socket {
         match &self.kind {
             Kind::Tcp(stream) => stream.local_addr().ok().map(Address::Tcp),
             Kind::Unix(stream) => {
-                let local = stream.local_addr().ok()?;
+                let local = stream.get_ref().local_addr().ok()?;
                 unix::from_system(local.as_pathname(), local.as_abstract_name()).map(Address::Unix)
             }
             Kind::Away(_) | Kind::Closed => None,
@@ -398,9 +453,20 @@ impl Detached {
     pub fn attach(self) -> io::Result<Socket> {
         match self {
             Detached::Tcp(stream) => TcpStream::from_std(stream).map(Socket::from),
-            Detached::Unix(stream) => UnixStream::from_std(stream).map(Socket::from),
+            Detached::Unix(stream) => {
+                let stream = register(stream, Interest::READABLE)?;
+                Ok(Socket { kind: Kind::Unix(stream), ..Socket::CLOSED })
+            }
         }
     }
+}
+
+#[expect(
+    deprecated,
+    reason = "what replaces it is unsafe; a std socket keeps its descriptor for as long as it lives"
+)]
+fn register(stream: UnixStream, interest: Interest) -> io::Result<AsyncFd<UnixStream>> {
+    AsyncFd::with_interest(stream, interest)
 }
 
 fn would_block() -> io::Result<usize> {
@@ -416,13 +482,73 @@ mod tests {
     use super::*;
     use std::future::poll_fn;
     use std::pin::pin;
-    use tokio::io::AsyncWriteExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::task::yield_now;
+
+    /// What is told when a socket is to be written to and read at once, as both become possible one after the other.
+    async fn next(socket: &mut Socket, unsent: &mut usize, has_read: &mut bool) -> &'static str {
+        let step = poll_fn(|cx| {
+            let mut chunk = [0; 8];
+            if !*has_read && socket.poll_read(cx, &mut chunk).is_ready() {
+                *has_read = true;
+                return Poll::Ready("read");
+            }
+            while *unsent > 0 {
+                let written = ready!(socket.poll_write(cx, &vec![0; *unsent])).unwrap();
+                *unsent -= written;
+            }
+            Poll::Ready("written")
+        });
+        woken(step).await
+    }
+
+    /// The outcome of what is woken when there is something to do, and not only when it is given up.
+    async fn woken<T>(step: impl Future<Output = T>) -> T {
+        tokio::select! {
+            biased;
+            () = crate::alarm::sleep(std::time::Duration::from_secs(10)) => panic!("it is not woken"),
+            outcome = step => outcome,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_unix_socket_that_takes_no_more_is_still_read_and_goes_on_when_it_does() {
+        let (near, mut far) = tokio::net::UnixStream::pair().unwrap();
+        let mut socket = Socket::try_from(near).unwrap();
+        for round in 0..2 {
+            let (mut unsent, mut has_read) = (4 << 20, false);
+            let total = unsent;
+            let drained = tokio::spawn(async move {
+                // The socket is full by the time that this is read, and stays so until then.
+                far.write_all(b"abc").await.unwrap();
+                far
+            });
+            assert_eq!(next(&mut socket, &mut unsent, &mut has_read).await, "read", "round {round}");
+            assert!(unsent > 0 && socket.tells_writable > 0, "round {round}");
+            far = drained.await.unwrap();
+            let drained = tokio::spawn(async move {
+                far.read_exact(&mut vec![0; total]).await.unwrap();
+                far
+            });
+            assert_eq!(next(&mut socket, &mut unsent, &mut has_read).await, "written", "round {round}");
+            far = drained.await.unwrap();
+            // Whoever reads goes on being told while the socket tells less and less.
+            for number in 0..WHOLE_WRITES {
+                let (mut unsent, mut has_read) = (1, true);
+                assert_eq!(next(&mut socket, &mut unsent, &mut has_read).await, "written");
+                let _ = far.read_exact(&mut [0]).await.unwrap();
+                far.write_all(&[number]).await.unwrap();
+                let read = poll_fn(|cx| socket.poll_read(cx, &mut [0; 8]));
+                assert_eq!(woken(read).await.unwrap(), 1);
+            }
+            assert_eq!(socket.tells_writable, 0);
+        }
+    }
 
     #[tokio::test]
     async fn a_task_without_budget_is_woken_all_the_same() {
-        let (near, mut far) = UnixStream::pair().unwrap();
-        let mut socket = Socket::from(near);
+        let (near, mut far) = tokio::net::UnixStream::pair().unwrap();
+        let mut socket = Socket::try_from(near).unwrap();
         let mut polls = 0;
         let reader = tokio::spawn(async move {
             let mut chunk = [0; 8];

@@ -296,7 +296,7 @@ mod tests {
         let offer = accepting.make().unwrap().unwrap();
         let demand = ServerTls::default().make().unwrap().unwrap();
         let (near, far) = UnixStream::pair().unwrap();
-        let (near, mut far) = (Socket::from(near), Socket::from(far));
+        let (near, mut far) = (Socket::try_from(near).unwrap(), Socket::try_from(far).unwrap());
         let accepted = async {
             let mut request = [0; 8];
             assert_eq!(poll_fn(|cx| far.poll_read(cx, &mut request)).await.unwrap(), 8);

@@ -379,6 +379,28 @@ fn always_spares_the_statements_that_clients_share() {
     assert_eq!(console.stat("full_resets"), console.stat("resets"));
 }
 
+/// DISCARD ALL asks nobody whether advisory locks may be given back; the function does.
+#[test]
+fn always_resets_where_a_part_of_it_is_forbidden() {
+    let cluster = prepared_cluster();
+    cluster.sql("REVOKE EXECUTE ON FUNCTION pg_advisory_unlock_all() FROM PUBLIC");
+    let valet = one_server(&cluster, "always").start();
+    let mut client = valet.client(Role::Trust);
+    client.send(&frontend::all(&[frontend::parse("s", "SELECT pg_backend_pid()"), frontend::sync()]));
+    client.until_ready();
+    let run = [frontend::bind("", "s", &[]), frontend::execute("", 0), frontend::sync()];
+    let pids: std::collections::BTreeSet<_> = (0..3)
+        .map(|_| {
+            client.send(&frontend::all(&run));
+            support::backend::rows(&client.until_ready())
+        })
+        .collect();
+    assert_eq!(pids.len(), 1, "the server stays");
+    simple(&mut client, &["SET work_mem = '77MB'"]);
+    assert_eq!(valet.client(Role::Trust).value("SHOW work_mem"), "4MB");
+    assert_eq!(Console::open(&valet).stat("failed_resets"), 0);
+}
+
 #[test]
 fn a_reset_query_of_ones_own_is_what_is_sent() {
     let valet = one_server(Cluster::shared(), "always")

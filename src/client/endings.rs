@@ -2,7 +2,8 @@
 //!
 //! Owns what becomes of the server, of what is owed, and of the last words. The turns themselves are in `relay`.
 
-use crate::client::cell::{Activity, CancelWish, Verdict};
+use crate::alarm::sleep;
+use crate::client::cell::{Activity, CancelWish, ClientCell, Verdict};
 use crate::client::greeting::notice;
 use crate::client::relay::{Body, End, Leaving, LostTransaction, Relay};
 use crate::config::PoolMode;
@@ -13,9 +14,26 @@ use crate::protocol::{TxStatus, backend};
 use crate::server::owed::Owed;
 use crate::server::{ServerError, cancel};
 use std::task::{Context, Waker};
+use std::time::Duration;
+use tokio::sync::oneshot;
 
 /// What a client is told that has waited `query_wait_notify`.
 const WAITS: &str = "No server connection available in postgres backend, client being queued";
+
+/// Pauses, in milliseconds, after which a cancel request that had to wait is sent once more.
+const AGAIN: [u64; 5] = [50, 100, 200, 400, 800];
+
+/// A server ignores a request that comes before it has read the query. Who asked long after the query was sent, and was made to
+/// wait until it could be passed on, is not to lose by that: the request is repeated while the same query runs.
+async fn insist(cell: &ClientCell, since: Moment) {
+    for pause in AGAIN {
+        sleep(Duration::from_millis(pause)).await;
+        if cell.activity() != Activity::Active || cell.since() != since {
+            return;
+        }
+        cell.request_cancel(oneshot::channel().0);
+    }
+}
 
 impl Relay {
     /// The server has gone while the client had it: says so, and keeps the client if that can be done without telling
@@ -147,7 +165,8 @@ impl Relay {
                 return Ok(());
             }
             if has_request {
-                let done = wish.done;
+                let (done, had_to_wait) = (wish.done, wish.waiting.is_some());
+                let since = self.cell.since();
                 self.shard.counters().cancels.add(1);
                 let pending = lease.cancels.enter();
                 let (address, key, gate) = (lease.address.clone(), lease.key.clone(), lease.cancels.clone());
@@ -168,6 +187,9 @@ impl Relay {
                     }
                     drop(pending);
                     drop(done);
+                    if had_to_wait {
+                        insist(&cell, since).await;
+                    }
                 });
             }
             return Ok(());

@@ -9,6 +9,7 @@
 //! nothing. So it is asked to tell only where a write was short, and for a while after that.
 
 use crate::net::{Buffer, Buffers, unix};
+use nix::sys::socket::sockopt::PeerCredentials;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 use std::io::{self, IoSlice, Read, Write};
@@ -158,7 +159,7 @@ impl Socket {
         loop {
             if let Some(outcome) = self.transmit(from) {
                 if self.tells_writable > 0 && outcome == Ok(from.len()) {
-                    self.written_whole(cx)?;
+                    self.written_whole(cx);
                 }
                 return Poll::Ready(outcome.map_err(io::Error::from));
             }
@@ -183,17 +184,20 @@ impl Socket {
 
     /// A Unix socket has taken all of a write, although it has not lately.
     #[cold]
-    fn written_whole(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+    fn written_whole(&mut self, cx: &mut Context<'_>) {
         self.tells_writable -= 1;
-        if self.tells_writable == 0 { self.register_anew(cx, Interest::READABLE) } else { Ok(()) }
+        if self.tells_writable == 0 {
+            // What was written is written; whoever uses the socket next learns that it is closed.
+            let _ = self.register_anew(cx, Interest::READABLE);
+        }
     }
 
     /// Has a Unix socket tell of other things than before. Who waited for it is polled once more, to wait anew.
     fn register_anew(&mut self, cx: &mut Context<'_>, interest: Interest) -> io::Result<()> {
+        self.awaited_by = UNKNOWN;
+        cx.waker().wake_by_ref();
         if let Kind::Unix(stream) = std::mem::replace(&mut self.kind, Kind::Closed) {
             self.kind = Kind::Unix(register(stream.into_inner(), interest)?);
-            self.awaited_by = UNKNOWN;
-            cx.waker().wake_by_ref();
         }
         Ok(())
     }
@@ -316,7 +320,13 @@ impl Socket {
                 Kind::Tcp(stream) => return Pin::new(stream).poll_write_vectored(cx, from),
                 Kind::Unix(_) => match self.try_write_vectored(from) {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    outcome => return Poll::Ready(outcome),
+                    outcome => {
+                        let whole = from.iter().map(|piece| piece.len()).sum();
+                        if self.tells_writable > 0 && outcome.as_ref().ok() == Some(&whole) {
+                            self.written_whole(cx);
+                        }
+                        return Poll::Ready(outcome);
+                    }
                 },
                 Kind::Away(_) | Kind::Closed => return Poll::Ready(Err(not_connected())),
             }
@@ -413,7 +423,9 @@ impl Socket {
     pub fn peer_uid(&self) -> Option<u32> {
         match &self.kind {
             Kind::Unix(stream) => {
-                rustix::net::sockopt::socket_peercred(stream).ok().map(|peer| peer.uid.as_raw())
+                // Also of a process whose number cannot be told here, as it is in another container.
+                let peer = nix::sys::socket::getsockopt(stream.get_ref(), PeerCredentials);
+                peer.ok().map(|peer| peer.uid())
             }
             _ => None,
         }

@@ -148,6 +148,9 @@ pub(super) fn read(options: &Options<'_>) -> Result<Ldap, String> {
     let hosts = hosts.ok_or("ldapserver is missing: write the name or the address of the directory")?;
     let servers: Vec<String> =
         hosts.split_whitespace().map(|host| server(&scheme, host, port)).collect::<Result<_, _>>()?;
+    if servers.is_empty() {
+        return Err("ldapserver is empty: write the name or the address of the directory".into());
+    }
 
     let base = own("ldapbasedn")?.or(of_url(|url| &url.base));
     let (prefix, suffix) = (own("ldapprefix")?, own("ldapsuffix")?);
@@ -315,6 +318,7 @@ mod tests {
     fn what_does_not_fit_together_is_told() {
         for (line, said) in [
             ("ldapbasedn=x", "ldapserver is missing"),
+            ("ldapserver= ldapbasedn=x", "ldapserver is empty"),
             ("ldapserver=x", "how users are found"),
             ("ldapserver=x ldapbasedn=x ldapprefix=y", "cannot go with a search"),
             ("ldapserver=x ldapprefix=y ldapbinddn=z", "searches only"),

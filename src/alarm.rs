@@ -59,7 +59,7 @@ pub fn interval(period: Duration) -> Interval {
     tokio::time::interval(period)
 }
 
-/// Is told every `period`, for as long as it is kept: what an interval of the caller's own does, which would have the thread
+/// Is told every `period`, for the first time after one, for as long as it is kept: what an interval of the caller's own does, which would have the thread
 /// wake up once more for each tick, to learn of the next one.
 pub fn ticks(period: Duration) -> Arc<Notify> {
     let told = Arc::new(Notify::new());
@@ -72,7 +72,7 @@ pub fn ticks(period: Duration) -> Arc<Notify> {
 }
 
 async fn tick(period: Duration, told: Weak<Notify>) {
-    let mut ticks = tokio::time::interval(period);
+    let mut ticks = tokio::time::interval_at(Instant::now() + period, period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;

@@ -9,12 +9,11 @@
 #![expect(clippy::disallowed_methods, reason = "this is where they are called")]
 
 use std::io;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::OnceLock;
 use std::thread;
 use std::time::Duration;
 use tokio::runtime::{Builder, EnterGuard, Handle};
-use tokio::sync::Notify;
-use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep, Timeout};
+use tokio::time::{Instant, Interval, Sleep, Timeout};
 
 static KEEPER: OnceLock<Handle> = OnceLock::new();
 
@@ -59,30 +58,6 @@ pub fn interval(period: Duration) -> Interval {
     tokio::time::interval(period)
 }
 
-/// Is told every `period`, for the first time after one, for as long as it is kept: what an interval of the caller's own does, which would have the thread
-/// wake up once more for each tick, to learn of the next one.
-pub fn ticks(period: Duration) -> Arc<Notify> {
-    let told = Arc::new(Notify::new());
-    let tell = tick(period, Arc::downgrade(&told));
-    match KEEPER.get() {
-        Some(keeper) => drop(keeper.spawn(tell)),
-        None => drop(tokio::spawn(tell)),
-    }
-    told
-}
-
-async fn tick(period: Duration, told: Weak<Notify>) {
-    let mut ticks = tokio::time::interval_at(Instant::now() + period, period);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        match told.upgrade() {
-            Some(told) => told.notify_one(),
-            None => return,
-        }
-    }
-}
-
 /// While it lives, timers are made with the thread's.
 fn keeper() -> Option<EnterGuard<'static>> {
     KEEPER.get().map(Handle::enter)
@@ -102,9 +77,6 @@ mod tests {
             let mut ticks = interval(Duration::from_millis(1));
             ticks.tick().await;
             ticks.tick().await;
-            let ticks = super::ticks(Duration::from_millis(1));
-            ticks.notified().await;
-            ticks.notified().await;
         });
     }
 }

@@ -558,7 +558,7 @@ impl Relay {
                 if self.sql_names.is_uncertain() || self.footprint.union(self.left).intersects(unread) {
                     return ResetPlan::Full;
                 }
-                self.sql_names.reset(ResetPlan::Sparing(Vec::new()))
+                self.sql_names.reset(ResetPlan::sparing())
             }
             Reset::Auto => {
                 let footprint = self.footprint.union(self.left);

@@ -153,13 +153,12 @@ impl SqlNames {
     }
 
     /// `plan`, and the names dropped.
-    pub(super) fn reset(&self, plan: ResetPlan) -> ResetPlan {
-        let (mut statements, joined): (Vec<_>, fn(_) -> _) = match plan {
-            ResetPlan::Full => return plan,
-            plan if self.is_empty() => return plan,
-            ResetPlan::Nothing => (Vec::new(), ResetPlan::Components),
-            ResetPlan::Components(statements) => (statements, ResetPlan::Components),
-            ResetPlan::Sparing(statements) => (statements, ResetPlan::Sparing),
+    pub(super) fn reset(&self, mut plan: ResetPlan) -> ResetPlan {
+        if plan == ResetPlan::Nothing && !self.is_empty() {
+            plan = ResetPlan::Components(Vec::new());
+        }
+        let (ResetPlan::Components(statements) | ResetPlan::Sparing(statements)) = &mut plan else {
+            return plan;
         };
         for name in self.names() {
             match std::str::from_utf8(name) {
@@ -170,7 +169,7 @@ impl SqlNames {
                 _ => return ResetPlan::Full,
             }
         }
-        joined(statements)
+        plan
     }
 
     /// What the server has under this name.

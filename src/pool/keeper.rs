@@ -30,9 +30,6 @@ const CHECK_LIMIT: Duration = Duration::from_secs(5);
 const CANCEL_LIMIT: Duration = Duration::from_secs(10);
 /// What makes a session as new. It cannot be part of a longer query.
 const DISCARD_ALL: &str = "DISCARD ALL";
-/// What `DISCARD ALL` stands for (DISCARD in PostgreSQL's manual), without `DEALLOCATE ALL` and `DISCARD PLANS`.
-const DISCARD_BUT_STATEMENTS: &str = "SET SESSION AUTHORIZATION DEFAULT;RESET ALL;CLOSE ALL;UNLISTEN *;\
-    SELECT pg_catalog.pg_advisory_unlock_all();DISCARD TEMP;DISCARD SEQUENCES";
 
 /// A job for the keeper.
 #[derive(Debug)]
@@ -181,9 +178,7 @@ async fn full_reset(lease: &mut Lease, plan: &ResetPlan, query: &str) -> Result<
         && is_all
         && !lease.prepared.is_empty()
     {
-        let parts: Vec<&str> =
-            std::iter::once(DISCARD_BUT_STATEMENTS).chain(statements.iter().map(AsRef::as_ref)).collect();
-        match own_query(lease, &parts.join(";")).await {
+        match own_query(lease, &statements.join(";")).await {
             // Where somebody may not unlock, say, all at once may be done all the same.
             Err(ServerError::Refused(_)) => {}
             outcome => return outcome.map(drop),

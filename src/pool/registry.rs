@@ -255,15 +255,6 @@ struct Known {
     shards: HashMap<Box<str>, HashMap<Box<str>, Rc<Shard>>>,
 }
 
-impl Known {
-    fn forget_retired(&mut self) {
-        self.shards.retain(|_, users| {
-            users.retain(|_, shard| !shard.pool.is_retired());
-            !users.is_empty()
-        });
-    }
-}
-
 /// The worker's end of its keeper.
 pub(crate) type Jobs = UnboundedSender<(Rc<Shard>, Job)>;
 /// The keeper's end.
@@ -392,8 +383,8 @@ impl Shards {
         let mut shards = self.shards.borrow_mut();
         let retired: Vec<PoolKey> =
             shards.iter().filter(|(_, shard)| shard.pool.is_retired()).map(|(key, _)| key.clone()).collect();
-        if !retired.is_empty() || !self.leaving.borrow().is_empty() {
-            self.known.borrow_mut().forget_retired();
+        if !retired.is_empty() {
+            self.known.take();
         }
         for key in retired {
             self.leaving.borrow_mut().extend(shards.remove(&key));

@@ -23,6 +23,7 @@ use std::time::Duration;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
+use tokio::time::MissedTickBehavior;
 
 /// How often a worker looks at the clock for its clients and servers.
 const SWEEP: Duration = Duration::from_millis(100);
@@ -138,7 +139,8 @@ pub async fn run(seed: Seed) {
             mailroom.sort(post);
         }
     });
-    let sweep = alarm::ticks(SWEEP);
+    let mut sweep = alarm::interval(SWEEP);
+    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             command = commands.recv() => match command {
@@ -166,7 +168,7 @@ pub async fn run(seed: Seed) {
                 Some(Command::Stop) | None => break,
             },
             Some(parcel) = parcels.recv() => context.shards.receive(parcel, Moment::now()),
-            () = sweep.notified() => {
+            _ = sweep.tick() => {
                 let now = Moment::now();
                 context.shards.sweep(now);
                 context.sweep_clients(now);

@@ -216,10 +216,21 @@ pub enum ResetPlan {
     Nothing,
     /// These statements, in this order; they may be joined by `;` into one simple Query.
     Components(Vec<Cow<'static, str>>),
-    /// All that `DISCARD ALL` does but for prepared statements, which clients share, and then these statements.
+    /// The same where they stand for `DISCARD ALL`: a server may be made as new by that instead.
     Sparing(Vec<Cow<'static, str>>),
     /// `DISCARD ALL`, which PostgreSQL takes only in a Query of its own.
     Full,
+}
+
+impl ResetPlan {
+    /// What `DISCARD ALL` stands for (DISCARD in PostgreSQL's manual) but for prepared statements and their plans, which
+    /// clients share.
+    #[must_use]
+    pub fn sparing() -> ResetPlan {
+        let session = ["SET SESSION AUTHORIZATION DEFAULT", "RESET ALL"];
+        let components = COMPONENTS.iter().map(|&(_, statement)| statement);
+        ResetPlan::Sparing(session.into_iter().chain(components).map(Cow::from).collect())
+    }
 }
 
 #[cfg(test)]

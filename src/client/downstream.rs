@@ -280,6 +280,8 @@ impl Relay {
             }
         }
         undone.into_iter().for_each(|(failed, owed)| self.undo(failed, owed));
+        // What waited may be skipped.
+        self.statements.set_awaited(None);
         self.ask_which_syncs_count();
         Ok(true)
     }

@@ -281,7 +281,8 @@ impl Relay {
             // It is prepared by what was sent, and its columns are waited for.
             (Has::Yes(found), Some(_)) if found.shape.is_none() && self.awaits(statement) => None,
             (Has::Yes(found), Some(known)) if found.shape.is_some_and(|shape| shape != known) => {
-                if found.stamp > named.stamp {
+                // Only what was prepared for this very message tells which columns it has now: they may have changed back.
+                if self.statements.set_awaited(None) == Some(found.stamp) {
                     return Some(self.changed_name(statement));
                 }
                 self.prepare_and_wait(statement);
@@ -306,7 +307,8 @@ impl Relay {
     /// Prepares a statement and has the server tell its columns at once: what needs it is sent only if they are still
     /// those that the client knows. A round trip, the first time that a server gets a statement.
     fn prepare_and_wait(&mut self, statement: &Statement) {
-        self.prepare(statement, Purpose::Awaited);
+        let stamp = self.prepare(statement, Purpose::Awaited);
+        self.statements.set_awaited(Some(stamp));
         self.to_server.insert(&mut self.from_client).extend_from_slice(&frontend::FLUSH);
     }
 
@@ -317,8 +319,8 @@ impl Relay {
         if failed { statement.name().into() } else { CHANGED_NAME.into() }
     }
 
-    /// Prepares a statement in front of the message that needs it.
-    fn prepare(&mut self, statement: &Statement, purpose: Purpose) {
+    /// Prepares a statement in front of the message that needs it, at the moment that is returned.
+    fn prepare(&mut self, statement: &Statement, purpose: Purpose) -> u64 {
         let (id, stamp) = (statement.id(), stamp());
         self.expect_statement(id, stamp);
         self.shard.counters().server_parses.add(1);
@@ -328,6 +330,7 @@ impl Relay {
             frontend::parse(out, statement.name(), statement.rest());
             relay.ask_shape(statement, ShapeOf { id, stamp, purpose });
         });
+        stamp
     }
 
     /// Asks which columns a statement has that was just prepared.

@@ -257,6 +257,7 @@ struct Names {
     /// Their ids.
     ids: HashSet<u64, RandomState>,
     bytes: usize,
+    awaited: Option<u64>,
 }
 
 impl Statements {
@@ -289,6 +290,11 @@ impl Statements {
         if let Some(named) = named.filter(|named| named.stamp == stamp) {
             named.shape = Some(shape);
         }
+    }
+
+    /// Notes when a server prepared a named statement whose columns the client's next message waits for; what was noted.
+    pub fn set_awaited(&mut self, stamp: Option<u64>) -> Option<u64> {
+        std::mem::replace(&mut self.names.as_mut()?.awaited, stamp)
     }
 
     /// The client's name for the statement of this id.

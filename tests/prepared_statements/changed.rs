@@ -160,3 +160,49 @@ fn many_clients_prepare_the_same_and_all_of_them_are_served() {
         pool.rotate();
     }
 }
+
+#[test]
+fn a_table_that_has_changed_back_is_as_it_was_on_every_server() {
+    let mut pool = pool_with("changed_back_and_forth");
+    let text = "SELECT * FROM changed_back_and_forth";
+    let (mut direct, mut old) = (pool.cluster.client(Role::Trust), pool.client());
+    for client in [&mut direct, &mut old] {
+        exchange(client, &[parse("s", text), sync()]);
+    }
+    for round in 0..3 {
+        // From now on the server has the statement only with the other columns.
+        pool.rotate();
+        pool.cluster.sql("ALTER TABLE changed_back_and_forth ADD y int");
+        for client in [&mut direct, &mut old] {
+            let batch = [run("s"), run("s"), sync(), describe_statement("s"), run("s"), sync()];
+            client.send(&batch.concat());
+            assert_eq!(error(&client.until_ready()), changed_error(), "round {round}");
+            let reply = client.until_ready();
+            assert_eq!((tags(&reply).as_str(), error(&reply)), ("tEZ", changed_error()), "round {round}");
+        }
+        pool.cluster.sql("ALTER TABLE changed_back_and_forth DROP y");
+        for client in [&mut direct, &mut old] {
+            let reply = exchange(client, &[describe_statement("s"), run("s"), sync()]);
+            assert_eq!(tags(&reply), "tT2DCZ", "round {round}: {reply:?}");
+        }
+    }
+}
+
+#[test]
+fn a_table_may_change_back_within_a_transaction() {
+    let mut pool = pool_with("changed_within");
+    pool.cluster.sql("ALTER TABLE changed_within OWNER TO app_trust");
+    let (mut direct, mut old) = (pool.cluster.client(Role::Trust), pool.client());
+    for client in [&mut direct, &mut old] {
+        exchange(client, &[parse("s", "SELECT * FROM changed_within"), sync()]);
+    }
+    pool.rotate();
+    for client in [&mut direct, &mut old] {
+        client.query("BEGIN; ALTER TABLE changed_within ADD y int; SAVEPOINT changed");
+        assert_eq!(error(&exchange(client, &[run("s"), sync()])), changed_error());
+        assert_eq!(first_error(&exchange(client, &[run("s"), sync()])).as_deref(), Some("25P02"));
+        client.query("ROLLBACK TO changed; ALTER TABLE changed_within DROP y");
+        assert_eq!(tags(&exchange(client, &[run("s"), run("s"), sync()])), "2DC2DCZ");
+        client.query("ROLLBACK");
+    }
+}

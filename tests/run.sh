@@ -12,6 +12,8 @@
 # PGVALET_PG_BIN chooses the PostgreSQL of the main run by the directory of its programs.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# What a compiler keeps to be quicker the next time takes more room than all the tests, and slows down the first time.
+export CARGO_INCREMENTAL=0
 # shellcheck source=tests/lib/postgres.sh
 . tests/lib/postgres.sh
 # shellcheck source=tests/lib/regression.sh

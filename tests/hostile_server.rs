@@ -50,7 +50,7 @@ fn login(valet: &Pgvalet) -> Client {
 
 #[track_caller]
 fn assert_good(client: &mut Client) {
-    let reply = client.query("anything");
+    let reply = client.query("SELECT 1");
     assert_eq!(reply[0].command().as_deref(), Some("GOOD"), "{reply:?}");
 }
 

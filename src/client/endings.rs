@@ -165,7 +165,9 @@ impl Relay {
                 return Ok(());
             }
             if has_request {
-                let (done, had_to_wait) = (wish.done, wish.waiting.is_some());
+                // Of several requests that follow each other it could hit a later one.
+                let is_missable = wish.waiting.is_some() && lease.owed.boundaries() <= 1;
+                let done = wish.done;
                 let since = self.cell.since();
                 self.shard.counters().cancels.add(1);
                 let pending = lease.cancels.enter();
@@ -187,7 +189,7 @@ impl Relay {
                     }
                     drop(pending);
                     drop(done);
-                    if had_to_wait {
+                    if is_missable {
                         insist(&cell, since).await;
                     }
                 });

@@ -6,7 +6,6 @@
 use crate::alarm::{sleep, timeout};
 use crate::moment::Moment;
 use crate::pool::budget::Permit;
-use crate::pool::shard::PATIENCE;
 use crate::pool::{CheckoutError, Lease, Pooled, Shard, jitter};
 use crate::protocol::TxStatus;
 use crate::server::open::Means;
@@ -50,7 +49,7 @@ pub(crate) enum Job {
     Abandon(Box<Pooled>),
     /// Look whether clients in line can get servers now.
     Demand,
-    /// The same, when the first in line has been patient for a moment.
+    /// The same when the first in line has been patient for a moment, and whether a server here is to go to another worker's.
     LookAgain,
 }
 
@@ -89,9 +88,11 @@ pub(crate) async fn run(mut jobs: UnboundedReceiver<(Rc<Shard>, Job)>, means: Ar
                 }
                 Job::Demand => shard.demand(Moment::now()),
                 Job::LookAgain => {
-                    sleep(PATIENCE).await;
+                    sleep(shard.moves.patience(Moment::now())).await;
                     shard.looking_again.set(false);
-                    shard.demand(Moment::now());
+                    let now = Moment::now();
+                    shard.demand(now);
+                    shard.share(now);
                 }
             }
         });

@@ -17,6 +17,7 @@ pub mod lease;
 pub mod line;
 pub mod member;
 pub mod memory;
+pub(crate) mod moves;
 pub mod names;
 pub mod orders;
 pub mod pinned;

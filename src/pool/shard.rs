@@ -4,6 +4,7 @@ use crate::metrics::{PoolCounters, WorkerStats};
 use crate::moment::Moment;
 use crate::pool::keeper::Job;
 use crate::pool::line::{Line, Outcome};
+use crate::pool::moves::Moves;
 use crate::pool::registry::Parcel;
 use crate::pool::{CheckoutError, ConnectState, Lease, Policy, Pool, Pooled, Seat, lock};
 use crate::server::open::Means;
@@ -22,11 +23,6 @@ use tokio::sync::mpsc::UnboundedSender;
 
 /// Connects that one worker has under way for one pool.
 const PARALLEL_CONNECTS: u32 = 8;
-/// How long a client waits for a server of its own worker before an idle one is taken over from another. Moving a server
-/// costs about as much as two transactions, and under load it would soon be moved back.
-pub(crate) const PATIENCE: Duration = Duration::from_millis(1);
-/// Pause between two servers that a busy worker gives away.
-const GENEROSITY: Duration = Duration::from_millis(10);
 /// Bytes of statement texts kept by a shard for the next client that prepares the same.
 const INTERNER_BUDGET: usize = 16 << 20;
 /// Ways to read texts that a shard keeps.
@@ -59,7 +55,7 @@ pub struct Shard {
     busy_since_probe: Cell<bool>,
     /// Whether the keeper will look again whether another worker has a server to spare.
     pub(crate) looking_again: Cell<bool>,
-    last_gift: Cell<Option<Moment>>,
+    pub(crate) moves: Moves,
 }
 
 impl Shard {
@@ -86,7 +82,7 @@ impl Shard {
             shapes: RefCell::new(Shapes::new(getrandom::u64().unwrap_or(0))),
             busy_since_probe: Cell::new(false),
             looking_again: Cell::new(false),
-            last_gift: Cell::new(None),
+            moves: Moves::default(),
         })
     }
 
@@ -352,24 +348,35 @@ impl Shard {
         fence(Ordering::SeqCst);
         self.connect_for(wanted, 0, now);
         let servers = self.pool.branches[self.worker].idle.status().size;
-        while self.has_impatient(now, servers == 0) && self.take_over(now) {}
-        if !self.line.borrow().is_empty() && self.others_have_servers() && !self.looking_again.replace(true) {
+        while self.has_impatient(now, servers == 0) && self.take_over(now) {
+            self.moves.note(now);
+        }
+        // One that is put down later is shared by its own worker.
+        if !self.line.borrow().is_empty() && self.others_have_idle() {
+            self.look_again();
+        }
+    }
+
+    /// Looks once more when the first in line, here or elsewhere, has been patient for a moment.
+    fn look_again(self: &Rc<Shard>) {
+        if !self.looking_again.replace(true) {
             self.keep(Job::LookAgain);
         }
     }
 
-    fn others_have_servers(&self) -> bool {
+    fn others_have_idle(&self) -> bool {
         let mut others = self.pool.branches.iter().enumerate().filter(|(other, _)| *other != self.worker);
-        others.any(|(_, branch)| branch.idle.status().size > 0)
+        others.any(|(_, branch)| branch.idle.status().available > 0)
     }
 
     /// Whether somebody in line is to have a server of another worker: one who waited for long enough, or anybody if
     /// no server can come back to this worker.
     fn has_impatient(&self, now: Moment, none_here: bool) -> bool {
-        self.line
-            .borrow()
-            .front()
-            .is_some_and(|first| none_here || now.saturating_duration_since(first.arrival()) >= PATIENCE)
+        let line = self.line.borrow();
+        let arrival = line.front().map(|first| first.arrival());
+        arrival.is_some_and(|arrival| {
+            none_here || self.moves.is_due(now.saturating_duration_since(arrival), now)
+        })
     }
 
     /// Closes a free server that time, an order or a limit has come for.
@@ -537,23 +544,24 @@ impl Shard {
         if self.pool.branches[other].idle.status().size == 0 {
             return wait > own_wait + own_wait / 4 + 1_000;
         }
-        let is_due =
-            self.last_gift.get().is_none_or(|last| now.saturating_duration_since(last) >= GENEROSITY);
-        let give = is_due && wait > own_wait + own_wait / 4 + 2_000;
+        let give = self.moves.pause(now).is_zero() && wait > own_wait + own_wait / 4 + 2_000;
         if give {
-            self.last_gift.set(Some(now));
+            self.moves.note(now);
         }
         give
     }
 
     /// Hands an idle server of this worker to another's first in line, if it cannot count on one of its own. Else it
     /// takes one over itself when it has waited for long enough.
-    fn share(self: &Rc<Shard>, now: Moment) {
-        if let Some((other, arrival)) = self.pool.oldest_elsewhere(self.worker)
-            && (self.pool.branches[other].idle.status().size == 0
-                || now.micros().saturating_sub(arrival) >= PATIENCE.as_micros() as u64)
-            && let Ok(object) = self.pool.branches[self.worker].idle.try_get()
-        {
+    pub(crate) fn share(self: &Rc<Shard>, now: Moment) {
+        let Some((other, arrival)) = self.pool.oldest_elsewhere(self.worker) else { return };
+        let idle = &self.pool.branches[self.worker].idle;
+        let waited = Duration::from_micros(now.micros().saturating_sub(arrival));
+        let is_due = self.pool.branches[other].idle.status().size == 0 || self.moves.is_due(waited, now);
+        if !is_due && idle.status().available > 0 {
+            self.look_again();
+        } else if is_due && let Ok(object) = idle.try_get() {
+            self.moves.note(now);
             self.hand_over(Lease::new(object, self.clone()), other);
         }
     }

@@ -10,6 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
 use support::cluster::{Cluster, DATABASE, PASSWORD};
+use support::eventually;
 use support::frontend::{self, sasl_initial};
 use support::pgvalet::Pgvalet;
 use support::scram;
@@ -202,11 +203,16 @@ fn no_secret_is_in_anything_that_is_said() {
     for (file, wrong) in [
         ("hba.conf", format!("host all all all ldap ldapserver=x ldapbindpasswd={BIND} {BIND}=x\n")),
         ("hba.conf", format!("host all all all ldap ldapserver=x \"ldapbindpasswd={BIND}\n")),
+        ("hba.conf", format!("host all all all ldap ldapserver=x ldapbindpaswd=my {BIND}\n")),
         ("server.key", format!("-----BEGIN PRIVATE KEY-----\n{BIND}\n-----END PRIVATE KEY-----\n")),
         ("password", format!("{WRONG}\0{WRONG}")),
     ] {
+        let failed = house.valet.count_log(&["reload failed"]);
         house.files.write(file, &wrong);
         house.valet.sighup();
+        eventually("the reload to fail", || {
+            (house.valet.count_log(&["reload failed"]) > failed).then_some(())
+        });
     }
     house.valet.write_config(&format!("{text}\n[users.late]\npassword = \"{WRONG}\n"));
     house.valet.sighup();

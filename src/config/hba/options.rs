@@ -5,6 +5,9 @@
 use super::tokens::Token;
 use crate::config::problem::nearest;
 
+/// What stands in front of a password, also of one whose option is not written quite right.
+const SECRET: &str = "ldapbindp";
+
 /// The options of a rule.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Options<'a>(Vec<(&'a str, &'a str)>);
@@ -12,15 +15,15 @@ pub(super) struct Options<'a>(Vec<(&'a str, &'a str)>);
 impl<'a> Options<'a> {
     /// Reads them.
     pub(super) fn read(tokens: impl Iterator<Item = &'a Token>) -> Result<Options<'a>, String> {
-        let option = |token: &'a Token| {
-            let text = token.text.as_str();
+        let texts: Vec<&str> = tokens.map(|token| token.text.as_str()).collect();
+        let is_secret = texts.iter().any(|text| text.starts_with(SECRET));
+        let option = |(at, text): (usize, &&'a str)| {
             text.split_once('=').ok_or_else(|| {
-                format!(
-                    "{text:?} is no option; write NAME=VALUE, such as map=staff or clientcert=verify-full"
-                )
+                let shown = shown(text, at, is_secret);
+                format!("{shown} is no option; write NAME=VALUE, such as map=staff or clientcert=verify-full")
             })
         };
-        tokens.map(option).collect::<Result<_, _>>().map(Options)
+        texts.iter().enumerate().map(option).collect::<Result<_, _>>().map(Options)
     }
 
     /// The value of an option.
@@ -61,14 +64,22 @@ impl<'a> Options<'a> {
 
     /// Refuses what is none of `known`.
     pub(super) fn only(&self, known: &[&str]) -> Result<(), String> {
-        match self.names().find(|name| !known.contains(name)) {
-            None => Ok(()),
-            Some(name) => Err(match nearest(name, known.iter().copied()) {
-                Some(near) => format!("{name:?} is no option of this method; did you mean {near}?"),
-                None => {
-                    format!("{name:?} is no option of this method; write one of {}", known.join(", "))
-                }
-            }),
-        }
+        let Some((at, name)) = self.names().enumerate().find(|(_, name)| !known.contains(name)) else {
+            return Ok(());
+        };
+        let shown = shown(name, at, self.names().any(|name| name.starts_with(SECRET)));
+        Err(match nearest(name, known.iter().copied()) {
+            Some(near) => format!("{shown} is no option of this method; did you mean {near}?"),
+            None => format!("{shown} is no option of this method; write one of {}", known.join(", ")),
+        })
+    }
+}
+
+/// How an option that is not understood is called in an error: beside a password it may be a part of that, which was not quoted.
+fn shown(text: &str, at: usize, is_secret: bool) -> String {
+    if is_secret {
+        format!("option {} of the line (it may be a part of a password, and is not shown)", at + 1)
+    } else {
+        format!("{text:?}")
     }
 }
